@@ -1,0 +1,42 @@
+"""Spectral densities and spectral sums of any linear operator by stochastic Lanczos quadrature.
+
+The import order below is the order of the floors: what is listed later builds on what is listed earlier.
+"""
+
+from slq import errors
+from slq._version import __version__
+from slq.errors import SlqError, SlqWarning
+from slq._estimate import Density, Estimate
+from slq._operators import LinearOperator, aslinearoperator
+from slq._probes import gaussian, rademacher, sphere, steinhaus
+from slq._quadrature import golub_welsch
+from slq._lanczos import Tridiagonal, lanczos
+from slq._measure import SpectralMeasure, concatenate
+from slq import metrics
+from slq._slq import logdet, spectral_measure, spectral_sum
+from slq import analysis
+
+__all__ = [
+    "Density",
+    "Estimate",
+    "LinearOperator",
+    "SlqError",
+    "SlqWarning",
+    "SpectralMeasure",
+    "Tridiagonal",
+    "__version__",
+    "analysis",
+    "aslinearoperator",
+    "concatenate",
+    "errors",
+    "gaussian",
+    "golub_welsch",
+    "lanczos",
+    "logdet",
+    "metrics",
+    "rademacher",
+    "spectral_measure",
+    "spectral_sum",
+    "sphere",
+    "steinhaus",
+]

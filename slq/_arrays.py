@@ -1,0 +1,172 @@
+"""Floor 0: the only door to the array libraries. Everything above sees arrays through these functions."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from array_api_compat import array_namespace, is_jax_array, is_numpy_array, is_torch_array
+from array_api_compat import device as device_of
+
+from slq.errors import DtypeError
+
+__all__ = [
+    "Array",
+    "batched_matvec",
+    "detach",
+    "device_of",
+    "dot",
+    "empty_like",
+    "from_host",
+    "is_array",
+    "is_numpy",
+    "library_name",
+    "namespace",
+    "norm",
+    "precision",
+    "promote_inexact",
+    "recurrence_like",
+    "scale_rows",
+    "set_row",
+    "to_host",
+]
+
+Array: TypeAlias = Any  # the Array API has no runtime type of its own
+
+
+def namespace(x: Array) -> Any:
+    """The Array API namespace of `x`."""
+    return array_namespace(x)
+
+
+def is_array(x: object) -> bool:
+    """Whether `x` is an array of a library that speaks the Array API."""
+    try:
+        array_namespace(x)
+    except TypeError:
+        return False
+    return hasattr(x, "ndim")  # rules out NumPy scalars of libraries that accept them
+
+
+def is_numpy(x: Array) -> bool:
+    """Whether `x` is a NumPy array."""
+    return is_numpy_array(x)
+
+
+def library_name(x: Array) -> str:
+    """Name of the library of `x`, as users know it: numpy, torch, jax, cupy, array_api_strict."""
+    name = array_namespace(x).__name__
+    return name.removeprefix("array_api_compat.").split(".")[0]
+
+
+def empty_like(x: Array) -> Array:
+    """An array of size 0 that carries the library, dtype and device of `x`."""
+    xp = array_namespace(x)
+    return xp.empty((0,), dtype=x.dtype, device=device_of(x))
+
+
+def detach(x: Array) -> Array:
+    """`x` without its autograd history (torch); other libraries have none to drop."""
+    return x.detach() if is_torch_array(x) and x.requires_grad else x
+
+
+def to_host(x: Array) -> np.ndarray:
+    """`x` as a NumPy array on the host."""
+    if is_numpy_array(x):
+        return np.asarray(x)
+    if is_torch_array(x):
+        return x.detach().cpu().resolve_conj().numpy()
+    if hasattr(x, "get"):  # CuPy refuses implicit copies; this is its explicit one
+        return x.get()
+    # array-api-strict on another device refuses everything but DLPack
+    return np.asarray(x) if is_jax_array(x) else np.from_dlpack(x, device="cpu")
+
+
+def from_host(values: np.ndarray, like: Array) -> Array:
+    """`values` in the library and dtype and on the device of `like`."""
+    xp = array_namespace(like)
+    placed = xp.asarray(values, device=device_of(like))
+    return placed if placed.dtype == like.dtype else xp.astype(placed, like.dtype)
+
+
+def _is_complex(x: Array) -> bool:
+    return bool(array_namespace(x).isdtype(x.dtype, "complex floating"))
+
+
+def precision(like: Array) -> float:
+    """The machine epsilon of the dtype of `like` (of its real part, if complex)."""
+    return float(array_namespace(like).finfo(like.dtype).eps)
+
+
+def recurrence_like(like: Array) -> Array:
+    """The `like` in which the recurrence runs: float32 for half precision, else `like` itself.
+
+    Rounding the working vector to half precision makes Ritz values of positive operators negative;
+    a half-precision *product* inside a float32 recurrence does not.
+    """
+    xp = array_namespace(like)
+    if not xp.isdtype(like.dtype, ("real floating", "complex floating")):
+        raise DtypeError(
+            f"expected a floating-point dtype, got {like.dtype}; convert the operator (`astype`) or give `like=` "
+            "an example vector in floating point"
+        )
+    half = not _is_complex(like) and xp.finfo(like.dtype).bits < 32
+    return xp.astype(like, xp.float32) if half else like
+
+
+def promote_inexact(x: Array) -> Array:
+    """`x` itself if floating, else converted to the widest real dtype of its library."""
+    xp = array_namespace(x)
+    if xp.isdtype(x.dtype, ("real floating", "complex floating")):
+        return x
+    if not xp.isdtype(x.dtype, ("integral", "bool")):
+        raise DtypeError(
+            f"expected a numeric matrix, got dtype {x.dtype}; convert it to floating point first"
+        )
+    return xp.astype(x, _widest(x))
+
+
+def _widest(x: Array) -> Any:
+    """float64, or float32 on JAX without x64 (where float64 does not exist)."""
+    xp = array_namespace(x)
+    return xp.asarray(0.0).dtype if is_jax_array(x) else xp.float64
+
+
+def dot(x: Array, y: Array) -> Array:
+    """⟨x, y⟩ along the last axis, conjugating `x`; accumulated in float64 where the library has it.
+
+    float32 sums over 10⁷ coordinates are wrong in the third digit; the products may be rounded, their sum may not.
+    """
+    xp = array_namespace(x, y)
+    if x.dtype in (xp.float64, xp.complex128) or is_jax_array(x):
+        return xp.vecdot(x, y, axis=-1)
+    if _is_complex(x):
+        return xp.sum(xp.conj(x) * y, axis=-1, dtype=xp.complex128)
+    return xp.sum(x * y, axis=-1, dtype=xp.float64)
+
+
+def norm(squared: Array) -> Array:
+    """The square root of a real inner product ⟨x, x⟩ as `dot` returns it."""
+    xp = array_namespace(squared)
+    return xp.sqrt(xp.real(squared) if _is_complex(squared) else squared)
+
+
+def scale_rows(x: Array, factors: Array) -> Array:
+    """Row i of `x` times the real number `factors[i]`, in the dtype of `x`."""
+    xp = array_namespace(x)
+    return x * xp.astype(factors, x.dtype)[:, None]
+
+
+def batched_matvec(matrices: Array, vectors: Array) -> Array:
+    """(k, r, n) times (k, n) -> (k, r)."""
+    xp = array_namespace(matrices)
+    if is_torch_array(matrices) and matrices.device.type == "cpu":
+        # torch's batched product of a matrix with one column is 3-20x slower than k separate gemv calls
+        return xp.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
+    return xp.matmul(matrices, vectors[..., None])[..., 0]
+
+
+def set_row(block: Array, row: int, values: Array) -> Array:
+    """`block[:, row] = values`; in place, except for JAX, whose arrays cannot change."""
+    if is_jax_array(block):
+        return block.at[:, row].set(values)
+    block[:, row, ...] = values
+    return block

@@ -1,0 +1,107 @@
+"""Floor 1: what the first products tell about an operator for free."""
+
+import warnings
+
+import numpy as np
+
+from slq._arrays import Array, dot, namespace, norm, precision, to_host
+from slq._operators import LinearOperator, inner
+from slq.errors import NonFiniteError, NotSymmetricError, SymmetryWarning
+
+__all__ = ["judge_second_product", "look_at_first_product", "require_finite"]
+
+# Measured ‖A − Aᴴ‖/‖A‖ of symmetric operators with n = 10³…10⁶: at most 70 machine epsilons in float64, 10 below.
+# Fifty times that is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong in any precision that can tell.
+_FLOOR = 70.0
+_SUSPECT = 1e-8
+_WRONG = 1e-2
+
+# Squares of numbers beyond these binary exponents overflow or lose digits.
+_SAFE_EXPONENT = {True: 300, False: 20}
+
+
+def look_at_first_product(A: LinearOperator, v: Array, w: Array, *, check: bool) -> float:
+    """Judge w = A v and return the power of two that brings it to order one (1.0 if it is near enough).
+
+    One read: the size of each row of w, its length, and the products vᵢᴴA vⱼ, whose asymmetry is that of A.
+    """
+    xp = namespace(v)
+    custom = hasattr(
+        A, "vecdot"
+    )  # then rows may be parts of vectors: ask the operator, and skip local products
+    size = norm(inner(A)(w, w)) if custom else xp.max(xp.abs(w), axis=-1)
+    columns = [xp.real(size) if xp.isdtype(size.dtype, "complex floating") else size]
+    pairs = check and not custom and v.shape[0] > 1
+    if pairs:
+        unit_rows = w / xp.where(xp.abs(size) > 0, size, xp.ones_like(size))[:, None]
+        products = xp.matmul(xp.conj(v) if xp.isdtype(v.dtype, "complex floating") else v, unit_rows.T)
+        columns.append(xp.astype(norm(dot(unit_rows, unit_rows)), size.dtype))
+        for part in (xp.real, xp.imag) if xp.isdtype(products.dtype, "complex floating") else (lambda x: x,):
+            columns.extend(part(products)[i, :] for i in range(v.shape[0]))
+    seen = to_host(xp.stack(columns)).astype(np.float64)
+    _require_finite_rows(seen[0])
+    if pairs:
+        _judge_products(seen, A.shape[0], precision(A.like))
+    exponent = int(np.frexp(seen[0].max())[1])
+    safe = _SAFE_EXPONENT[bool(xp.finfo(v.dtype).bits > 32)]
+    return 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, -exponent))
+
+
+def _require_finite_rows(sizes: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(sizes)).tolist()
+    if bad:
+        raise NonFiniteError(
+            f"the first product contains NaN or infinity for probes {bad}, from finite input; "
+            "look for a division by zero, an overflow or bad data inside the operator",
+            probes=bad,
+            step=0,
+        )
+
+
+def _judge_products(seen: np.ndarray, n: int, eps: float) -> None:
+    k = seen.shape[1]
+    size = seen[0] / max(seen[0].max(), np.finfo(np.float64).tiny)  # relative: keeps the extremes finite
+    lengths, products = seen[1] * size, seen[2 : 2 + k] * size
+    if len(seen) > 2 + k:
+        products = products + 1j * seen[2 + k :] * size
+    # For random unit vectors E|uᴴ(A − Aᴴ)v|² = ‖A − Aᴴ‖²/n² and E‖Av‖² = ‖A‖²/n (Frobenius norms).
+    skew = np.abs(products - products.conj().T) ** 2
+    if lengths.any():
+        _judge_asymmetry(float(np.sqrt(n * skew.sum() / (k * (k - 1)) / np.mean(lengths**2))), eps)
+
+
+def judge_second_product(alpha: np.ndarray, beta: np.ndarray, returned: np.ndarray, eps: float) -> None:
+    """Compare β₀ = v₁ᴴA v₀ with v₀ᴴA v₁ of each run: sees a single probe's asymmetry, to second order."""
+    going = (beta[:, 0] > 0) & np.isfinite(alpha) & np.isfinite(returned)
+    if going.any():
+        size = np.sqrt(beta[:, 0] ** 2 + alpha**2 + beta[:, 1] ** 2)[going]  # ‖A v₁‖
+        _judge_asymmetry(float((np.abs(returned - beta[:, 0])[going] / size).max()), eps)
+
+
+def _judge_asymmetry(asymmetry: float, eps: float) -> None:
+    """Raise or warn if an estimate of ‖A − Aᴴ‖/‖A‖ is more than products of precision `eps` explain."""
+    suspect = max(_SUSPECT, 50 * _FLOOR * eps)
+    mend = "symmetrise it (x ↦ (A x + Aᴴ x)/2), fix its product, or pass check=False"
+    if asymmetry > max(_WRONG, suspect):
+        raise NotSymmetricError(
+            f"the operator is not symmetric (Hermitian): ‖A − Aᴴ‖/‖A‖ is about {asymmetry:.2g}; {mend}"
+        )
+    if asymmetry > suspect:
+        warnings.warn(
+            f"the operator is slightly asymmetric: ‖A − Aᴴ‖/‖A‖ is about {asymmetry:.2g}, rounding explains "
+            f"{suspect:.2g}; {mend}",
+            SymmetryWarning,
+            stacklevel=5,
+        )
+
+
+def require_finite(alpha: np.ndarray, beta: np.ndarray, probe: int) -> None:
+    """Raise if the coefficients of a run are not finite, naming the first such step."""
+    bad = np.flatnonzero(~(np.isfinite(alpha) & np.isfinite(beta)))
+    if bad.size:
+        raise NonFiniteError(
+            f"the product of step {bad[0]} contains NaN or infinity for probe {probe}, from finite input; "
+            "look for a division by zero, an overflow or a state that changes inside the operator",
+            probes=[probe],
+            step=int(bad[0]),
+        )

@@ -1,0 +1,170 @@
+"""Floor 2: the recurrence coefficients of a set of probes, and the quadrature rules they define."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy as np
+
+from slq._estimate import Sampling
+from slq._quadrature import gauss_rules, run_lengths
+from slq.errors import RequestError
+
+__all__ = ["Coefficients"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Coefficients:
+    """What Lanczos runs leave behind: 2m numbers per probe, and who the probes were.
+
+    Parameters
+    ----------
+    alpha, beta : (k, m) array of float64
+        The recurrence coefficients; the last column of beta is the residual norm, a zero in beta ends a run.
+    n : int
+        Dimension of the operator.
+    sampler : str
+        Name of the distribution of the probes; ``"fixed"`` for given vectors, which define no trace.
+    seeds, probe_ids : (k,) tuple of int
+        Probe i is number ``probe_ids[i]`` of seed ``seeds[i]``.
+    squared_norms : (k,) array
+        ‖xᵢ‖² of the unscaled probes: n, except for Gaussian probes and given vectors.
+    is_complex : bool
+        Whether the probes are complex.
+    eps : float
+        Machine epsilon of the operator's products.
+    provenance : mapping of str to str, int, float or bool
+        Where the coefficients come from: version, library, dtype, device, options.
+
+    Raises
+    ------
+    RequestError
+        If the shapes do not agree, or a coefficient is not finite or a beta negative.
+    """
+
+    alpha: np.ndarray
+    beta: np.ndarray
+    n: int
+    sampler: str = "fixed"
+    seeds: tuple[int, ...] = ()
+    probe_ids: tuple[int, ...] = ()
+    squared_norms: np.ndarray = field(default_factory=lambda: np.empty(0))
+    is_complex: bool = False
+    eps: float = float(np.finfo(np.float64).eps)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        k = len(self.alpha)
+        settled = {
+            "alpha": _frozen(self.alpha),
+            "beta": _frozen(self.beta),
+            "seeds": tuple(self.seeds) or (0,) * k,
+            "probe_ids": tuple(self.probe_ids) or tuple(range(k)),
+            "squared_norms": _frozen(
+                self.squared_norms if len(self.squared_norms) else np.full(k, float(self.n))
+            ),
+            "provenance": MappingProxyType(dict(self.provenance)),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+        if self.alpha.ndim != 2 or self.alpha.size == 0 or self.alpha.shape != self.beta.shape:
+            raise RequestError(
+                f"alpha and beta expect one shape (k, m) with k, m >= 1, got {self.alpha.shape} and {self.beta.shape}"
+            )
+        if not {len(self.seeds), len(self.probe_ids), len(self.squared_norms)} == {k}:
+            raise RequestError(
+                f"seeds, probe_ids and squared_norms expect one entry for each of the {k} probes"
+            )
+        if not (np.isfinite(self.alpha).all() and np.isfinite(self.beta).all() and (self.beta >= 0).all()):
+            raise RequestError("alpha and beta must be finite, and beta not negative")
+
+    # What the coefficients say directly
+
+    @cached_property
+    def _rules(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        nodes, weights, residuals = gauss_rules(self.alpha, self.beta)
+        return _frozen(nodes), _frozen(weights), _frozen(residuals)
+
+    @property
+    def nodes(self) -> np.ndarray:
+        """(k, m) Ritz values, increasing; a run that ended early repeats its last one."""
+        return self._rules[0]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(k, m) quadrature weights: not negative, each row sums to one."""
+        return self._rules[1]
+
+    @property
+    def residuals(self) -> np.ndarray:
+        """(k, m) distances: within each of its node lies an eigenvalue (up to rounding)."""
+        return self._rules[2]
+
+    @property
+    def num_probes(self) -> int:
+        """The number of probes, k."""
+        return self.alpha.shape[0]
+
+    @property
+    def num_steps(self) -> int:
+        """The number of Lanczos steps, m: the largest over the probes."""
+        return self.alpha.shape[1]
+
+    @property
+    def products(self) -> int:
+        """Operator-vector products that the coefficients rest on."""
+        return int(run_lengths(self.beta).sum())
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Smallest and largest Ritz value: inside the spectrum, and close to its ends."""
+        return float(self.nodes.min()), float(self.nodes.max())
+
+    @property
+    def scale(self) -> float:
+        """The largest Ritz value in size: close to the norm of the operator."""
+        return float(np.abs(self.nodes).max())
+
+    @property
+    def exact(self) -> np.ndarray:
+        """(k,) array of bool: runs that met an invariant subspace, so that their quadrature has no error."""
+        return (self.beta == 0).any(axis=1)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the probes were drawn, as far as errors depend on it."""
+        return Sampling(self.n, self.sampler, self.is_complex)
+
+    @cached_property
+    def shorter(self) -> Self | None:
+        """The measure of four fifths of the steps, against which quadrature errors are judged; None for a single step."""
+        steps = self.num_steps - max(1, self.num_steps // 5)
+        return self.truncate(steps) if steps >= 1 else None
+
+    def truncate(self, num_steps: int) -> Self:
+        """The measure after the first `num_steps` steps: what a shorter run would have given.
+
+        Raises
+        ------
+        RequestError
+            If `num_steps` is not between 1 and the steps there are.
+        """
+        if not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= self.num_steps:
+            raise RequestError(f"truncate expects 1 to {self.num_steps} steps, got {num_steps!r}")
+        return self.changed(alpha=self.alpha[:, :num_steps], beta=self.beta[:, :num_steps])
+
+    def state(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with other values in some fields."""
+        return type(self)(**self.state() | changes)
+
+
+def _frozen(values: Any) -> np.ndarray:
+    array = np.array(values, dtype=np.float64)
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,146 @@
+"""Floor 1: an estimate and what is known of its error."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from slq.errors import RequestError
+
+__all__ = ["Density", "Estimate", "Sampling"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the probes were drawn, as far as the error of their mean depends on it.
+
+    Attributes
+    ----------
+    n : int
+        Dimension of the probes.
+    kind : str
+        ``"sphere"``; ``"fixed"`` for given vectors, whose mean has no sampling error; anything else is judged by the
+        spread of the probes alone.
+    is_complex : bool
+        Complex probes have half the variance of real ones.
+    """
+
+    n: int
+    kind: str
+    is_complex: bool
+
+    def error(self, forms: np.ndarray, variance: np.ndarray) -> tuple[Any, Any]:
+        """Standard error of the mean of `forms` over axis 0, and its degrees of freedom (inf: normal).
+
+        `forms` holds ∫f dμᵢ for each probe i, `variance` that of f over the spectrum, φ(f²) − φ(f)². For sphere probes
+        the variance of one form is 2/(n+2) times that, which comes from the same nodes: an error bar from one probe. It falls
+        short when the probes missed what matters, so the sample error takes over (with Student's t) where it exceeds
+        the χ² 99 % point of the plug-in. A single probe of another kind has no error: None.
+        """
+        k = forms.shape[0]
+        if self.kind == "fixed":
+            return np.zeros(forms.shape[1:]), np.inf
+        sample = forms.var(axis=0, ddof=1) / k if k > 1 else None
+        if self.kind != "sphere":
+            return (None, np.inf) if sample is None else (np.sqrt(sample), float(k - 1))
+        factor = 1 / (self.n + 1) if self.is_complex else 2 / (self.n + 2)
+        plug_in = factor * variance / k
+        if sample is None:
+            return np.sqrt(plug_in), np.inf
+        surprising = sample > plug_in * stats.chi2.ppf(0.99, k - 1) / (k - 1)
+        return np.sqrt(np.where(surprising, sample, plug_in)), np.where(surprising, float(k - 1), np.inf)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number (or an array of numbers) with its errors.
+
+    Attributes
+    ----------
+    value : float or array
+        The estimate.
+    stderr : float or array, or None
+        Standard error from the random probes; None if it cannot be known (one probe that is not a sphere probe).
+    truncation : float or array
+        Estimated quadrature error from the finite number of Lanczos steps: the change against four fifths of the steps.
+    rounding : float or array
+        A floor for the error, from the precision of the products.
+    dof : float or array
+        Degrees of freedom of `stderr` (Student's t); inf for the normal distribution.
+    products : int
+        How many operator-vector products the estimate rests on.
+
+    Notes
+    -----
+    ``float(e)`` is the value; ``str(e)`` shows value ± standard error.
+    """
+
+    value: Any
+    stderr: Any
+    truncation: Any
+    rounding: Any
+    dof: Any
+    products: int
+
+    def interval(self, confidence: float = 0.95) -> tuple[Any, Any]:
+        """Lower and upper end: sampling quantile, plus quadrature error, plus rounding.
+
+        Parameters
+        ----------
+        confidence : float
+            Between 0 and 1.
+
+        Returns
+        -------
+        low, high : float or array
+            (-inf, inf) where the sampling error is unknown.
+
+        Raises
+        ------
+        RequestError
+            If `confidence` is not strictly between 0 and 1.
+        """
+        if not 0 < confidence < 1:
+            raise RequestError(
+                f"confidence= expects a number between 0 and 1, got {confidence!r}; 0.95 means 95 %"
+            )
+        if self.stderr is None:
+            half = np.full(np.shape(self.value), np.inf)[()]
+        else:
+            tail = (1 + confidence) / 2
+            quantile = np.where(np.isinf(self.dof), stats.norm.ppf(tail), stats.t.ppf(tail, self.dof))
+            half = (quantile * self.stderr + self.truncation + self.rounding)[()]
+        return self.value - half, self.value + half
+
+    @property
+    def converged(self) -> bool:
+        """Whether the quadrature error is at most half the sampling error, or at rounding level."""
+        sampling = np.inf if self.stderr is None else self.stderr
+        return bool(np.all(self.truncation <= np.maximum(sampling / 2, self.rounding)))
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __str__(self) -> str:
+        if np.ndim(self.value):
+            return f"{type(self).__name__} of {np.size(self.value)} values"
+        sampling = "?" if self.stderr is None else f"{self.stderr:.2g}"
+        text = f"{self.value:.6g} ± {sampling}"
+        return text if self.converged else f"{text} (quadrature ± {self.truncation:.2g}: more steps)"
+
+
+@dataclass(frozen=True)
+class Density(Estimate):
+    """An `Estimate` of the smoothed spectral density, with where it was evaluated.
+
+    Attributes
+    ----------
+    x : (g,) array
+        The grid.
+    width : float
+        The width of the smoothing kernel (the standard deviation of a Gaussian), in units of the eigenvalues.
+    """
+
+    x: Any
+    width: float

@@ -1,0 +1,64 @@
+"""Floor 1: measures in `.npz` files, without pickle; what is read is validated before it is believed."""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from slq._files import write_atomically
+from slq.errors import FileFormatError, SlqError
+
+__all__ = ["load", "save"]
+
+_T = TypeVar("_T")
+_FORMAT = "slq.SpectralMeasure"
+_VERSION = 1
+_ARRAYS = ("alpha", "beta", "squared_norms")
+_SLACK = 1 << 16  # bytes that the members' headers may add to the arrays
+
+
+def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write the fields of a measure: numbers as arrays, the rest as one JSON text."""
+    header = {name: value for name, value in state.items() if name not in _ARRAYS}
+    header["provenance"] = dict(header["provenance"])
+    text = json.dumps({"format": _FORMAT, "version": _VERSION, **header}, allow_nan=False)
+    with write_atomically(path) as file:
+        np.savez(file, header=np.array(text), **{name: state[name] for name in _ARRAYS})
+
+
+def load(path: str | os.PathLike[str], make: Callable[..., _T]) -> _T:
+    """Read the fields that `save` wrote and build a `make` of them."""
+    try:
+        _refuse_compression(path)
+        with np.load(path, allow_pickle=False) as archive:
+            header = json.loads(str(archive["header"]))
+            arrays = {name: archive[name] for name in _ARRAYS}
+    except OSError:
+        raise
+    except Exception as error:  # zipfile, NumPy and JSON raise a dozen kinds on damaged files
+        raise FileFormatError(
+            f"{Path(path)} is not a measure written by slq, or is damaged ({type(error).__name__}: {error}); "
+            "expected an .npz file from SpectralMeasure.save"
+        ) from error
+    if not isinstance(header, dict) or header.pop("format", None) != _FORMAT:
+        raise FileFormatError(
+            f"{Path(path)} holds something else than a measure; expected format {_FORMAT!r}"
+        )
+    if header.pop("version", None) != _VERSION:
+        raise FileFormatError(f"{Path(path)} was written by a newer version of slq; update slq to read it")
+    try:
+        return make(**header, **arrays)
+    except (SlqError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{Path(path)} holds values that cannot be a measure: {error}") from error
+
+
+def _refuse_compression(path: str | os.PathLike[str]) -> None:
+    """Refuse members larger than the file (`save` never compresses): a small file must not claim a large memory."""
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > os.path.getsize(path) + _SLACK:
+        raise ValueError(f"it claims {claimed} bytes of data")

@@ -1,0 +1,112 @@
+"""Every error and warning of slq. All errors derive from `SlqError` *and* from the builtin a Python user would expect."""
+
+__all__ = [
+    "ClippedStepsWarning",
+    "DataError",
+    "DtypeError",
+    "DtypeWarning",
+    "FileFormatError",
+    "MissingPackageError",
+    "NonFiniteError",
+    "NotPositiveDefiniteError",
+    "NotSymmetricError",
+    "OperatorError",
+    "PlacementError",
+    "RequestError",
+    "ResolutionWarning",
+    "ShapeError",
+    "SingularError",
+    "SlqError",
+    "SlqWarning",
+    "SymmetryWarning",
+    "WidthError",
+]
+
+
+class SlqError(Exception):
+    """Base class of all errors raised by slq and its adapters."""
+
+
+class RequestError(SlqError, ValueError):
+    """An argument is outside what the function accepts."""
+
+
+class WidthError(RequestError):
+    """A smoothing width or an evaluation grid that cannot give a density."""
+
+
+class OperatorError(SlqError, ValueError):
+    """The operator, or what its product returned, is not what slq can work with."""
+
+
+class ShapeError(OperatorError):
+    """An operator is not square, or a product has the wrong shape."""
+
+
+class DtypeError(OperatorError, TypeError):
+    """An array has a dtype the computation cannot use."""
+
+
+class PlacementError(OperatorError, TypeError):
+    """A product came back in another array library or on another device."""
+
+
+class NonFiniteError(OperatorError, ArithmeticError):
+    """A product contains NaN or infinity.
+
+    Attributes
+    ----------
+    probes : list of int
+        The rows of the probe block that are affected.
+    step : int
+        The Lanczos step (0 is the first product) that returned it.
+    """
+
+    def __init__(self, message: str, *, probes: list[int], step: int) -> None:
+        super().__init__(message)
+        self.probes = probes
+        self.step = step
+
+
+class NotSymmetricError(OperatorError):
+    """The operator differs from its adjoint by more than rounding."""
+
+
+class NotPositiveDefiniteError(SlqError, ValueError):
+    """A function that needs positive eigenvalues met a Ritz value below zero."""
+
+
+class SingularError(NotPositiveDefiniteError):
+    """A log-determinant met a Ritz value that rounding cannot tell from zero."""
+
+
+class DataError(SlqError, ValueError):
+    """The data set is empty, can be read only once, or does not fit the loss."""
+
+
+class FileFormatError(SlqError, ValueError):
+    """A file was not written by slq, is damaged, or is newer than this version."""
+
+
+class MissingPackageError(SlqError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+class SlqWarning(UserWarning):
+    """Base class of all warnings of slq."""
+
+
+class ClippedStepsWarning(SlqWarning):
+    """More Lanczos steps were asked for than the operator has dimensions."""
+
+
+class DtypeWarning(SlqWarning):
+    """Values were converted to another precision."""
+
+
+class SymmetryWarning(SlqWarning):
+    """The operator is slightly non-symmetric: more than rounding, less than an error."""
+
+
+class ResolutionWarning(SlqWarning):
+    """A density is asked for at a width that the Lanczos steps do not resolve."""
