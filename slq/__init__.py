@@ -3,18 +3,16 @@
 The import order below is the order of the floors: what is listed later builds on what is listed earlier.
 """
 
-from slq import errors
-from slq._version import __version__
-from slq.errors import SlqError, SlqWarning
+from slq import analysis, errors, metrics
 from slq._estimate import Density, Estimate
+from slq._lanczos import Tridiagonal, lanczos
+from slq._measure import SpectralMeasure, concatenate
 from slq._operators import LinearOperator, aslinearoperator
 from slq._probes import gaussian, rademacher, sphere, steinhaus
 from slq._quadrature import golub_welsch
-from slq._lanczos import Tridiagonal, lanczos
-from slq._measure import SpectralMeasure, concatenate
-from slq import metrics
 from slq._slq import logdet, spectral_measure, spectral_sum
-from slq import analysis
+from slq._version import __version__
+from slq.errors import SlqError, SlqWarning
 
 __all__ = [
     "Density",

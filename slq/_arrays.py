@@ -118,9 +118,7 @@ def promote_inexact(x: Array) -> Array:
     if xp.isdtype(x.dtype, ("real floating", "complex floating")):
         return x
     if not xp.isdtype(x.dtype, ("integral", "bool")):
-        raise DtypeError(
-            f"expected a numeric matrix, got dtype {x.dtype}; convert it to floating point first"
-        )
+        raise DtypeError(f"expected a numeric matrix, got dtype {x.dtype}; convert it to floating point first")
     return xp.astype(x, _widest(x))
 
 

@@ -26,9 +26,7 @@ def look_at_first_product(A: LinearOperator, v: Array, w: Array, *, check: bool)
     One read: the size of each row of w, its length, and the products vᵢᴴA vⱼ, whose asymmetry is that of A.
     """
     xp = namespace(v)
-    custom = hasattr(
-        A, "vecdot"
-    )  # then rows may be parts of vectors: ask the operator, and skip local products
+    custom = hasattr(A, "vecdot")  # then rows may be parts of vectors: ask the operator, and skip local products
     size = norm(inner(A)(w, w)) if custom else xp.max(xp.abs(w), axis=-1)
     columns = [xp.real(size) if xp.isdtype(size.dtype, "complex floating") else size]
     pairs = check and not custom and v.shape[0] > 1

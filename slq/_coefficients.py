@@ -62,9 +62,7 @@ class Coefficients:
             "beta": _frozen(self.beta),
             "seeds": tuple(self.seeds) or (0,) * k,
             "probe_ids": tuple(self.probe_ids) or tuple(range(k)),
-            "squared_norms": _frozen(
-                self.squared_norms if len(self.squared_norms) else np.full(k, float(self.n))
-            ),
+            "squared_norms": _frozen(self.squared_norms if len(self.squared_norms) else np.full(k, float(self.n))),
             "provenance": MappingProxyType(dict(self.provenance)),
         }
         for name, value in settled.items():
@@ -74,9 +72,7 @@ class Coefficients:
                 f"alpha and beta expect one shape (k, m) with k, m >= 1, got {self.alpha.shape} and {self.beta.shape}"
             )
         if not {len(self.seeds), len(self.probe_ids), len(self.squared_norms)} == {k}:
-            raise RequestError(
-                f"seeds, probe_ids and squared_norms expect one entry for each of the {k} probes"
-            )
+            raise RequestError(f"seeds, probe_ids and squared_norms expect one entry for each of the {k} probes")
         if not (np.isfinite(self.alpha).all() and np.isfinite(self.beta).all() and (self.beta >= 0).all()):
             raise RequestError("alpha and beta must be finite, and beta not negative")
 

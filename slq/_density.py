@@ -50,9 +50,7 @@ def adaptive_grid(centres: np.ndarray, width: float) -> np.ndarray:
     return x
 
 
-def default_width(
-    rule: tuple[np.ndarray, np.ndarray], shorter: tuple[np.ndarray, np.ndarray], scale: float
-) -> float:
+def default_width(rule: tuple[np.ndarray, np.ndarray], shorter: tuple[np.ndarray, np.ndarray], scale: float) -> float:
     """The smallest width, out of range/8 · 2⁻ʲ, at which a fifth of the steps more or less moves < 1 % of the mass."""
     support = np.ptp(rule[0])
     if support <= 1e-12 * scale:

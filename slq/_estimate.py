@@ -102,9 +102,7 @@ class Estimate:
             If `confidence` is not strictly between 0 and 1.
         """
         if not 0 < confidence < 1:
-            raise RequestError(
-                f"confidence= expects a number between 0 and 1, got {confidence!r}; 0.95 means 95 %"
-            )
+            raise RequestError(f"confidence= expects a number between 0 and 1, got {confidence!r}; 0.95 means 95 %")
         if self.stderr is None:
             half = np.full(np.shape(self.value), np.inf)[()]
         else:

@@ -25,9 +25,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(
-            temporary, 0o666 & ~umask
-        )  # mkstemp makes files private; give the mode an ordinary file would have
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; give the mode an ordinary file would have
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -122,9 +122,7 @@ def _basis_size(reorthogonalize: bool | int, num_steps: int) -> int:
     if isinstance(reorthogonalize, bool | np.bool_):
         return num_steps if reorthogonalize else 0
     if not isinstance(reorthogonalize, int | np.integer) or reorthogonalize < 0:
-        raise RequestError(
-            f"reorthogonalize= expects True, False or an integer >= 0, got {reorthogonalize!r}"
-        )
+        raise RequestError(f"reorthogonalize= expects True, False or an integer >= 0, got {reorthogonalize!r}")
     return min(int(reorthogonalize), num_steps)
 
 
@@ -139,9 +137,7 @@ def _start(A: LinearOperator, V: Array) -> Array:
     V = V if V.ndim == 2 else V[None, ...]
     n_local = A.shape[0] if not hasattr(A, "index") else V.shape[-1]
     if V.ndim != 2 or V.shape[0] == 0 or V.shape[1] != n_local:
-        raise ShapeError(
-            f"V expects shape (k, {n_local}) with k >= 1, each row a start vector, got {tuple(V.shape)}"
-        )
+        raise ShapeError(f"V expects shape (k, {n_local}) with k >= 1, each row a start vector, got {tuple(V.shape)}")
     like = recurrence_like(A.like)
     if xp.isdtype(V.dtype, "complex floating") and not xp.isdtype(like.dtype, "complex floating"):
         raise RequestError(f"V is complex but the operator works in {A.like.dtype}; give real start vectors")
@@ -152,9 +148,7 @@ def _start(A: LinearOperator, V: Array) -> Array:
     on_host = to_host(length)
     bad = np.flatnonzero(~(np.isfinite(on_host) & (on_host > 0)))
     if bad.size:
-        raise RequestError(
-            f"start vectors {bad.tolist()} are zero or not finite; a start vector needs a direction"
-        )
+        raise RequestError(f"start vectors {bad.tolist()} are zero or not finite; a start vector needs a direction")
     return scale_rows(V, 1 / length)
 
 

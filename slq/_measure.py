@@ -171,9 +171,7 @@ class SpectralMeasure(Coefficients):
         """
         return _questions.quantile(self, q)
 
-    def density(
-        self, x: Any = None, *, width: float | None = None, kernel: Kernel = gaussian_kernel
-    ) -> Density:
+    def density(self, x: Any = None, *, width: float | None = None, kernel: Kernel = gaussian_kernel) -> Density:
         """Estimate the spectral density, smoothed to a finite resolution.
 
         Parameters
@@ -291,11 +289,7 @@ def concatenate(measures: Iterable[SpectralMeasure]) -> SpectralMeasure:
     for name in ("n", "sampler", "is_complex", "num_steps"):
         values = {getattr(m, name) for m in parts}
         if len(values) > 1:
-            mend = (
-                "; truncate them to the smallest"
-                if name == "num_steps"
-                else "; they measure different things"
-            )
+            mend = "; truncate them to the smallest" if name == "num_steps" else "; they measure different things"
             raise RequestError(f"concatenate met different values of {name}: {sorted(values, key=str)}{mend}")
     identities = [probe for m in parts for probe in zip(m.seeds, m.probe_ids, strict=True)]
     if parts[0].sampler != "fixed" and len(set(identities)) < len(identities):

@@ -102,9 +102,7 @@ class _Function:
         return namespace(x).stack(products)
 
 
-def aslinearoperator(
-    A: Any, *, n: int | None = None, like: Array = None, batched: bool = False
-) -> LinearOperator:
+def aslinearoperator(A: Any, *, n: int | None = None, like: Array = None, batched: bool = False) -> LinearOperator:
     """Make a `LinearOperator` of anything that multiplies.
 
     Parameters
@@ -177,9 +175,7 @@ def _wrap(A: Any, n: int | None, like: Array, batched: bool) -> LinearOperator:
 def _sparse(A: Any) -> LinearOperator:
     if A.dtype.kind not in "fc":
         if A.dtype.kind not in "iub":
-            raise DtypeError(
-                f"expected a numeric matrix, got dtype {A.dtype}; convert it to floating point first"
-            )
+            raise DtypeError(f"expected a numeric matrix, got dtype {A.dtype}; convert it to floating point first")
         warnings.warn(f"matrix of dtype {A.dtype} converted to float64", DtypeWarning, stacklevel=4)
         A = A.astype(np.float64)
     return _ColumnProduct(lambda x: A @ x, A.shape, np.empty(0, dtype=A.dtype))

@@ -116,9 +116,7 @@ def _gaussian_rows(seed: int, probe_ids: Sequence[int], index: Any, n: int, like
 
 def _squared_norm(seed: int, probe: int, n: int, like: Array) -> float:
     is_complex = np.iscomplexobj(_blank([probe], slice(0, 0), n, like))
-    return sum(
-        _squared(_normals(seed, probe, coordinates, is_complex)) for _, coordinates in _pieces(None, n)
-    )
+    return sum(_squared(_normals(seed, probe, coordinates, is_complex)) for _, coordinates in _pieces(None, n))
 
 
 def _squared(x: np.ndarray) -> float:
@@ -173,14 +171,7 @@ def _pieces(index: Any, n: int) -> Iterator[tuple[slice | np.ndarray, np.ndarray
 
 def _blank(probe_ids: Sequence[int], index: Any, n: int, like: Array) -> np.ndarray:
     """Uninitialised host rows, in double precision or, for single precision and below, in single."""
-    if isinstance(index, slice) or index is None:
-        length = len(range(*(index or slice(0, n)).indices(n)))
-    else:
-        length = len(index)
+    length = sum(len(coordinates) for _, coordinates in _pieces(index, n))
     xp = namespace(like)
-    dtypes = (
-        (np.complex64, np.complex128)
-        if xp.isdtype(like.dtype, "complex floating")
-        else (np.float32, np.float64)
-    )
+    dtypes = (np.complex64, np.complex128) if xp.isdtype(like.dtype, "complex floating") else (np.float32, np.float64)
     return np.empty((len(probe_ids), length), dtype=dtypes[xp.finfo(like.dtype).bits > 32])

@@ -64,9 +64,7 @@ def gauss_rules(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _eigh_tridiagonal(diagonal: np.ndarray, off_diagonal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not (np.isfinite(diagonal).all() and np.isfinite(off_diagonal).all()):
-        raise RequestError(
-            "the recurrence coefficients contain NaN or infinity; the operator's product is not finite"
-        )
+        raise RequestError("the recurrence coefficients contain NaN or infinity; the operator's product is not finite")
     # An exact power of two brings T to order one, so that LAPACK never meets a number near overflow or underflow.
     largest = max(np.abs(diagonal).max(), np.abs(off_diagonal).max(initial=0.0))
     exponent = int(np.frexp(largest)[1])

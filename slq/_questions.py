@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slq._density import Kernel, adaptive_grid, default_width, gaussian_kernel, l1_change, smooth
+from slq._density import Kernel, adaptive_grid, default_width, l1_change, smooth
 from slq._estimate import Density, Estimate
 from slq.errors import RequestError, ResolutionWarning, WidthError
 
@@ -137,9 +137,7 @@ def quantile(measure: "Measure", q: Any) -> Estimate:
     value = _inverse_cdf(measure, q)
     at = cdf(measure, value)
     stderr, truncation = (
-        None
-        if error is None
-        else ((_inverse_cdf(measure, q + error) - _inverse_cdf(measure, q - error)) / 2)[()]
+        None if error is None else ((_inverse_cdf(measure, q + error) - _inverse_cdf(measure, q - error)) / 2)[()]
         for error in (at.stderr, at.truncation)
     )
     return Estimate(value[()], stderr, truncation, 4 * measure.eps * measure.scale, at.dof, measure.products)

@@ -9,9 +9,9 @@ import numpy as np
 from slq._arrays import Array, empty_like, is_array, library_name, precision, recurrence_like, to_host
 from slq._estimate import Estimate
 from slq._lanczos import lanczos, positive_int
-from slq._measure import SpectralMeasure, concatenate
+from slq._measure import SpectralMeasure
 from slq._operators import LinearOperator, aslinearoperator, inner, put
-from slq._probes import Sampler, gaussian, rademacher, seed_of, sphere, steinhaus
+from slq._probes import Sampler, rademacher, seed_of, sphere, steinhaus
 from slq._version import __version__
 from slq.errors import ClippedStepsWarning, RequestError
 
@@ -91,7 +91,8 @@ def spectral_measure(
     A = aslinearoperator(A)
     num_steps = _clipped(positive_int("num_steps", num_steps), A.shape[0], reorthogonalize)
     if is_array(probes):
-        draw, k, identity = _given(probes), _count_rows(probes), {"sampler": "fixed"}
+        draw, k = _given(probes), _count_rows(probes)
+        identity: dict[str, Any] = {"sampler": "fixed"}
     else:
         if not callable(probes):
             raise RequestError(
@@ -131,9 +132,7 @@ def spectral_measure(
 
 
 def _clipped(num_steps: int, n: int, reorthogonalize: bool | int) -> int:
-    if (
-        num_steps <= n or reorthogonalize is not True
-    ):  # without orthogonality, more than n steps still gain accuracy
+    if num_steps <= n or reorthogonalize is not True:  # without orthogonality, more than n steps still gain accuracy
         return num_steps
     warnings.warn(
         f"num_steps={num_steps} exceeds the dimension {n}: {n} steps are exact for every probe",
@@ -173,9 +172,7 @@ def _squared_norms(A: LinearOperator, V: Array, probes: Any) -> np.ndarray:
     return to_host(inner(A)(V, V)).real.astype(np.float64).reshape(-1)
 
 
-def _scaled(
-    progress: Callable[[int, int], None], done: int, rows: int, all_rows: int
-) -> Callable[[int, int], None]:
+def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows: int) -> Callable[[int, int], None]:
     """Steps of a batch as products of the whole."""
     return lambda step, steps: progress(done * steps + rows * step, all_rows * steps)
 

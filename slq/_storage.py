@@ -45,9 +45,7 @@ def load(path: str | os.PathLike[str], make: Callable[..., _T]) -> _T:
             "expected an .npz file from SpectralMeasure.save"
         ) from error
     if not isinstance(header, dict) or header.pop("format", None) != _FORMAT:
-        raise FileFormatError(
-            f"{Path(path)} holds something else than a measure; expected format {_FORMAT!r}"
-        )
+        raise FileFormatError(f"{Path(path)} holds something else than a measure; expected format {_FORMAT!r}")
     if header.pop("version", None) != _VERSION:
         raise FileFormatError(f"{Path(path)} was written by a newer version of slq; update slq to read it")
     try:

@@ -1,5 +1,6 @@
 """Floor 3: the quantities of Ghorbani, Krishnan and Xiao (2019)."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,7 @@ def outlier_ratio(values: Any, K: int) -> float:
     if not 1 <= K <= values.size:
         raise RequestError(f"outlier_ratio expects 1 <= K <= {values.size} eigenvalues, got K={K!r}")
     if values[K - 1] == 0:
-        raise RequestError(
-            f"the eigenvalue number {K} is zero, so the ratio does not exist; choose a smaller K"
-        )
+        raise RequestError(f"the eigenvalue number {K} is zero, so the ratio does not exist; choose a smaller K")
     return float(values[0] / values[K - 1])
 
 
@@ -67,9 +66,7 @@ def gradient_concentration(vectors: Array, g: Array, K: int) -> float:
     if rows.ndim != 2 or vector.shape != rows.shape[1:]:
         raise RequestError(f"expected vectors (r, n) and g (n,), got shapes {rows.shape} and {vector.shape}")
     if not 1 <= K <= rows.shape[0]:
-        raise RequestError(
-            f"gradient_concentration expects 1 <= K <= {rows.shape[0]} eigenvectors, got K={K!r}"
-        )
+        raise RequestError(f"gradient_concentration expects 1 <= K <= {rows.shape[0]} eigenvectors, got K={K!r}")
     length = np.linalg.norm(vector)
     if length == 0:
         raise RequestError("the gradient is zero: its share in a subspace does not exist")
@@ -104,7 +101,10 @@ def negative_energy(measure: SpectralMeasure, p: int = 1) -> Estimate:
     share = negative.value / whole.value
     # The ratio's error is, to first order, that of the sum of (1[t<0] − share)·|t|ᵖ over the whole.
     error = measure.trace(lambda t: (np.where(t < 0, 1.0, 0.0) - share) * np.abs(t) ** p)
-    scaled = (
-        None if e is None else e / whole.value for e in (error.stderr, error.truncation, error.rounding)
+    return replace(
+        error,
+        value=share,
+        stderr=None if error.stderr is None else error.stderr / whole.value,
+        truncation=error.truncation / whole.value,
+        rounding=error.rounding / whole.value,
     )
-    return Estimate(share, *scaled, dof=error.dof, products=measure.products)

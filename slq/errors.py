@@ -19,6 +19,7 @@ __all__ = [
     "SlqError",
     "SlqWarning",
     "SymmetryWarning",
+    "UnusedParameterWarning",
     "WidthError",
 ]
 
@@ -106,6 +107,10 @@ class DtypeWarning(SlqWarning):
 
 class SymmetryWarning(SlqWarning):
     """The operator is slightly non-symmetric: more than rounding, less than an error."""
+
+
+class UnusedParameterWarning(SlqWarning):
+    """The loss does not depend on some parameters; their rows of the Hessian are zero."""
 
 
 class ResolutionWarning(SlqWarning):

@@ -62,9 +62,7 @@ def density_l1(p: Any, q: Any, *, width: float) -> float:
     """
     rules = [_atoms(p), _atoms(q)]
     x = adaptive_grid(np.concatenate([nodes for nodes, _ in rules]), width)
-    first, second = (
-        smooth(x, nodes[None], weights[None], width, gaussian_kernel)[0, 0] for nodes, weights in rules
-    )
+    first, second = (smooth(x, nodes[None], weights[None], width, gaussian_kernel)[0, 0] for nodes, weights in rules)
     return float(np.trapezoid(np.abs(first - second), x))
 
 
@@ -75,12 +73,7 @@ def _atoms(p: Any) -> tuple[np.ndarray, np.ndarray]:
         nodes, weights = p.nodes[used], p.weights[used] / p.num_probes
     else:
         nodes = np.asarray(p)
-        if (
-            nodes.ndim != 1
-            or nodes.size == 0
-            or nodes.dtype.kind not in "fiu"
-            or not np.isfinite(nodes).all()
-        ):
+        if nodes.ndim != 1 or nodes.size == 0 or nodes.dtype.kind not in "fiu" or not np.isfinite(nodes).all():
             raise RequestError(
                 f"expected a SpectralMeasure or a one-dimensional array of finite real eigenvalues, got {type(p).__name__} "
                 f"of shape {nodes.shape} and dtype {nodes.dtype}"

@@ -1,0 +1,27 @@
+"""Leave the user's model and random numbers as they were."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["untouched"]
+
+
+@contextmanager
+def untouched(model: torch.nn.Module) -> Iterator[None]:
+    """Differentiate inside: gradients on, attention twice differentiable; afterwards buffers and RNG states are restored.
+
+    Forward passes in training mode change buffers (running statistics) and draw random numbers (dropout, loaders).
+    """
+    buffers = [(b, b.detach().clone()) for b in model.buffers()] if any(m.training for m in model.modules()) else []
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    # Fused attention kernels have no second derivative; the MATH backend is made of operations that have.
+    with torch.random.fork_rng(devices), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
