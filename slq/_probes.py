@@ -171,7 +171,9 @@ def _pieces(index: Any, n: int) -> Iterator[tuple[slice | np.ndarray, np.ndarray
 
 def _blank(probe_ids: Sequence[int], index: Any, n: int, like: Array) -> np.ndarray:
     """Uninitialised host rows, in double precision or, for single precision and below, in single."""
-    length = sum(len(coordinates) for _, coordinates in _pieces(index, n))
+    if index is None:
+        index = slice(0, n)
+    length = len(range(n)[index]) if isinstance(index, slice) else len(index)
     xp = namespace(like)
     dtypes = (np.complex64, np.complex128) if xp.isdtype(like.dtype, "complex floating") else (np.float32, np.float64)
     return np.empty((len(probe_ids), length), dtype=dtypes[xp.finfo(like.dtype).bits > 32])

@@ -61,8 +61,9 @@ def split(v: jax.Array, params: Any) -> Any:
 def join(tree: Any, params: Any) -> jax.Array:
     """A tree of the shapes of `params` as a flat vector: the inverse of `split`."""
     leaves, structure = jax.tree.flatten(tree)
-    if not structure == jax.tree.structure(params):
-        raise RequestError(f"expected a tree of structure {jax.tree.structure(params)}, got {structure}")
+    expected: Any = jax.tree.structure(params)
+    if structure != expected:
+        raise RequestError(f"expected a tree of structure {expected}, got {structure}")
     for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
         if jnp.shape(leaf) != p.shape:
             raise ShapeError(f"expected leaves of the shapes of the parameters: {p.shape}, got {jnp.shape(leaf)}")
