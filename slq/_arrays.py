@@ -10,7 +10,6 @@ from slq.errors import DtypeError
 
 __all__ = [
     "Array",
-    "batched_matvec",
     "detach",
     "device_of",
     "dot",
@@ -22,6 +21,7 @@ __all__ = [
     "namespace",
     "norm",
     "precision",
+    "project_out",
     "promote_inexact",
     "recurrence_like",
     "scale_rows",
@@ -153,13 +153,16 @@ def scale_rows(x: Array, factors: Array) -> Array:
     return x * xp.astype(factors, x.dtype)[:, None]
 
 
-def batched_matvec(matrices: Array, vectors: Array) -> Array:
-    """(k, r, n) times (k, n) -> (k, r)."""
-    xp = array_namespace(matrices)
-    if is_torch_array(matrices) and matrices.device.type == "cpu":
-        # torch's batched product of a matrix with one column is 3-20x slower than k separate gemv calls
-        return xp.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
-    return xp.matmul(matrices, vectors[..., None])[..., 0]
+def project_out(rows: Array, vectors: Array) -> Array:
+    """Vector i of (k, n) minus its components along the orthonormal `rows[i]`, (k, r, n) in all.
+
+    Vectors stand on the left of each product: torch's batched product with single columns is 2-20 times slower.
+    """
+    xp = array_namespace(vectors)
+    conj = xp.conj if _is_complex(vectors) else (lambda x: x)  # conjugates vectors, never the rows
+    v = vectors[:, None, :]
+    components = conj(xp.matmul(conj(v), xp.matrix_transpose(rows)))
+    return (v - xp.matmul(components, rows))[:, 0, :]
 
 
 def set_row(block: Array, row: int, values: Array) -> Array:

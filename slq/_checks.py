@@ -11,7 +11,7 @@ from slq.errors import NonFiniteError, NotSymmetricError, SymmetryWarning
 __all__ = ["judge_second_product", "look_at_first_product", "require_finite"]
 
 # Measured ‖A − Aᴴ‖/‖A‖ of symmetric operators with n = 10³…10⁶: at most 70 machine epsilons in float64, 10 below.
-# Fifty times that is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong in any precision that can tell.
+# Fifty times that is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where precision can tell.
 _FLOOR = 70.0
 _SUSPECT = 1e-8
 _WRONG = 1e-2

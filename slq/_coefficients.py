@@ -135,7 +135,7 @@ class Coefficients:
 
     @cached_property
     def shorter(self) -> Self | None:
-        """The measure of four fifths of the steps, against which quadrature errors are judged; None for a single step."""
+        """The measure of four fifths of the steps, against which quadrature errors are judged; None for one step."""
         steps = self.num_steps - max(1, self.num_steps // 5)
         return self.truncate(steps) if steps >= 1 else None
 

@@ -20,7 +20,7 @@ def gaussian_kernel(z: np.ndarray) -> np.ndarray:
 
 
 def smooth(x: np.ndarray, nodes: np.ndarray, weights: np.ndarray, width: float, kernel: Kernel) -> np.ndarray:
-    """The densities Σⱼ wᵢⱼ K((x − θᵢⱼ)/s)/s of each run i on the sorted grid x, and of the squared kernels: (2, k, g)."""
+    """The densities Σⱼ wᵢⱼ K((x − θᵢⱼ)/s)/s of each run i on a sorted grid, and of the squared kernels: (2, k, g)."""
     result = np.zeros((2, nodes.shape[0], x.size))
     reach = _REACH * width if kernel is gaussian_kernel else np.inf
     low, high = np.searchsorted(x, nodes - reach), np.searchsorted(x, nodes + reach, side="right")

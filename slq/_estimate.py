@@ -34,9 +34,9 @@ class Sampling:
         """Standard error of the mean of `forms` over axis 0, and its degrees of freedom (inf: normal).
 
         `forms` holds ∫f dμᵢ for each probe i, `variance` that of f over the spectrum, φ(f²) − φ(f)². For sphere probes
-        the variance of one form is 2/(n+2) times that, which comes from the same nodes: an error bar from one probe. It falls
-        short when the probes missed what matters, so the sample error takes over (with Student's t) where it exceeds
-        the χ² 99 % point of the plug-in. A single probe of another kind has no error: None.
+        the variance of one form is 2/(n+2) times that, which comes from the same nodes: an error bar from one probe.
+        It falls short when the probes missed what matters, so the sample error takes over (with Student's t) where it
+        exceeds the χ² 99 % point of the plug-in. A single probe of another kind has no error: None.
         """
         k = forms.shape[0]
         if self.kind == "fixed":
@@ -70,6 +70,8 @@ class Estimate:
         Degrees of freedom of `stderr` (Student's t); inf for the normal distribution.
     products : int
         How many operator-vector products the estimate rests on.
+    bounds : (float, float)
+        What the true value cannot leave; intervals are cut there.
 
     Notes
     -----
@@ -82,6 +84,7 @@ class Estimate:
     rounding: Any
     dof: Any
     products: int
+    bounds: tuple[float, float] = (-np.inf, np.inf)
 
     def interval(self, confidence: float = 0.95) -> tuple[Any, Any]:
         """Lower and upper end: sampling quantile, plus quadrature error, plus rounding.
@@ -94,7 +97,7 @@ class Estimate:
         Returns
         -------
         low, high : float or array
-            (-inf, inf) where the sampling error is unknown.
+            Within `bounds`, which is all that is left where the sampling error is unknown.
 
         Raises
         ------
@@ -109,7 +112,7 @@ class Estimate:
             tail = (1 + confidence) / 2
             quantile = np.where(np.isinf(self.dof), stats.norm.ppf(tail), stats.t.ppf(tail, self.dof))
             half = (quantile * self.stderr + self.truncation + self.rounding)[()]
-        return self.value - half, self.value + half
+        return np.maximum(self.value - half, self.bounds[0])[()], np.minimum(self.value + half, self.bounds[1])[()]
 
     @property
     def converged(self) -> bool:
@@ -140,5 +143,5 @@ class Density(Estimate):
         The width of the smoothing kernel (the standard deviation of a Gaussian), in units of the eigenvalues.
     """
 
-    x: Any
-    width: float
+    x: Any = None
+    width: float = np.nan

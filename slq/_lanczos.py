@@ -8,13 +8,13 @@ import numpy as np
 from slq import _checks
 from slq._arrays import (
     Array,
-    batched_matvec,
     empty_like,
     is_array,
     library_name,
     namespace,
     norm,
     precision,
+    project_out,
     recurrence_like,
     scale_rows,
     set_row,
@@ -68,7 +68,7 @@ def lanczos(
     num_steps : int
         The number m of steps; each costs one product with the block.
     reorthogonalize : bool or int
-        True: against all earlier vectors, classical Gram-Schmidt twice (memory k·m·n). An integer s: against the first
+        True: against all earlier vectors, Gram-Schmidt twice (memory k·m·n). An integer s: against the first
         s. False: the three-term recurrence alone, for cheap products and huge n; converged Ritz values then come in
         copies, which delays the rest of the spectrum but never spoils a converged answer.
     return_basis : bool
@@ -177,13 +177,9 @@ class _Basis:
         self._size += 1
 
     def remove_from(self, w: Array) -> Array:
-        """`w` without its components along the basis: one pass of classical Gram-Schmidt."""
-        xp = namespace(w)
-        # Complex: h = conj(Q conj(w)), so that only a vector is conjugated, never the basis.
-        is_complex = xp.isdtype(w.dtype, "complex floating")
-        components = [batched_matvec(chunk, xp.conj(w) if is_complex else w) for chunk in self._chunks]
-        for chunk, h in zip(self._chunks, components, strict=True):
-            w = w - xp.matmul((xp.conj(h) if is_complex else h)[:, None, :], chunk)[:, 0, :]
+        """`w` without its components along the basis: Gram-Schmidt, classical in a chunk, modified between chunks."""
+        for chunk in self._chunks:
+            w = project_out(chunk, w)
         return w
 
     def array(self) -> Array:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from slq import _questions, _storage
+from slq import _outliers, _questions, _storage
 from slq._coefficients import Coefficients
 from slq._density import Kernel, gaussian_kernel
 from slq._estimate import Density, Estimate
+from slq._outliers import Outliers
 from slq.errors import NotPositiveDefiniteError, RequestError, SingularError
 
 __all__ = ["SpectralMeasure", "concatenate"]
@@ -201,6 +202,22 @@ class SpectralMeasure(Coefficients):
         """
         return _questions.density(self, x, width, kernel)
 
+    def outliers(self, *, tol: float = 1e-6) -> Outliers:
+        """Eigenvalues at the ends of the spectrum that every probe has found.
+
+        Parameters
+        ----------
+        tol : float
+            A node has converged when its residual is at most `tol` times the largest Ritz value in size.
+
+        Returns
+        -------
+        Outliers
+            Distinct values in decreasing order, from both ends inwards up to the first node that has not converged.
+            Independent probes cannot see multiplicities.
+        """
+        return _outliers.outliers(self, tol)
+
     # Parts, unions, files, pictures
 
     def __or__(self, other: "SpectralMeasure") -> "SpectralMeasure":
@@ -256,7 +273,8 @@ class SpectralMeasure(Coefficients):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"SpectralMeasure(n={self.n}, num_probes={self.num_probes}, num_steps={self.num_steps}, sampler={self.sampler!r})"
+        shape = f"n={self.n}, num_probes={self.num_probes}, num_steps={self.num_steps}"
+        return f"SpectralMeasure({shape}, sampler={self.sampler!r})"
 
     def _require_trace(self, question: str) -> None:
         if self.sampler == "fixed":

@@ -39,8 +39,8 @@ class LinearOperator(Protocol):
     Notes
     -----
     A block of vectors is a (k, n) array, each **row** a vector. Optional members: ``vecdot(x, y)``, the inner product
-    along the last axis (a sharded operator reduces over its processes here); ``index``, the global coordinates that this
-    process holds; ``put(block)``, which places a block drawn on the host.
+    along the last axis (a sharded operator reduces over its processes here); ``index``, the global coordinates that
+    this process holds; ``put(block)``, which places a block drawn on the host.
     """
 
     shape: tuple[int, int]
@@ -215,7 +215,7 @@ def _guess_like(A: Any) -> Array:
 
 
 def apply(A: LinearOperator, x: Array, *, like: Array) -> Array:
-    """The product of `A` with the rows of `x`, checked; `like` is the dtype that A multiplies, which may be narrower."""
+    """The product of `A` with the rows of `x`, checked; `like` has the dtype that A multiplies, maybe a narrower."""
     xp = namespace(x)
     argument = x if x.dtype == like.dtype else xp.astype(x, like.dtype)
     product = A.matvec(argument)

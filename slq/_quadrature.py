@@ -9,7 +9,7 @@ __all__ = ["gauss_rules", "golub_welsch", "run_lengths"]
 
 
 def run_lengths(beta: np.ndarray) -> np.ndarray:
-    """The number of steps of each run: all m, or up to the first zero in `beta`, where an invariant subspace was met."""
+    """The number of steps of each run: all m, or up to the first zero in `beta`, which marks an invariant subspace."""
     ended = beta == 0
     return np.where(ended.any(axis=-1), ended.argmax(axis=-1) + 1, beta.shape[-1])
 

@@ -1,4 +1,4 @@
-"""Floor 2: what can be asked of quadrature rules. Functions of a measure; `SpectralMeasure` documents them for users."""
+"""Floor 2: what can be asked of quadrature rules. Functions of a measure; `SpectralMeasure` documents them."""
 
 import warnings
 from collections.abc import Callable
@@ -84,6 +84,7 @@ def cdf(measure: "Measure", x: Any) -> Estimate:
         rounding=4 * measure.eps,
         dof=dof,
         products=measure.products,
+        bounds=(0.0, 1.0),
     )
 
 
@@ -126,6 +127,7 @@ def count(measure: "Measure", low: float, high: float) -> Estimate:
         rounding=4 * measure.eps * n,
         dof=float(dof),
         products=measure.products,
+        bounds=(0.0, float(n)),
     )
 
 
@@ -173,6 +175,7 @@ def density(measure: "Measure", x: Any, width: float | None, kernel: Kernel) -> 
         rounding=4 * measure.eps * value,
         dof=dof,
         products=measure.products,
+        bounds=(0.0, np.inf),
         x=x,
         width=float(width),
     )

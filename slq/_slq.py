@@ -78,7 +78,8 @@ def spectral_measure(
 
     References
     ----------
-    Ghorbani, Krishnan and Xiao, An investigation into neural net optimization via Hessian eigenvalue density, ICML 2019.
+    Ghorbani, Krishnan and Xiao, An investigation into neural net optimization via Hessian eigenvalue density, ICML
+    2019.
     Ubaru, Chen and Saad, Fast estimation of tr(f(A)) via stochastic Lanczos quadrature, SIMAX 38 (2017).
 
     Examples
@@ -96,7 +97,7 @@ def spectral_measure(
     else:
         if not callable(probes):
             raise RequestError(
-                f"probes= expects a sampler such as slq.sphere, or a (k, n) array of vectors, got {type(probes).__name__}"
+                f"probes= expects a sampler such as slq.sphere, or a (k, n) array, got {type(probes).__name__}"
             )
         k, seed = positive_int("num_probes", num_probes), seed_of(rng)
         ids = range(_first(first_probe), _first(first_probe) + k)

@@ -28,8 +28,8 @@ class Batches:
     def __init__(self, data: Any) -> None:
         if isinstance(data, Iterator):
             raise DataError(
-                f"the data are a one-shot iterator ({type(data).__name__}), but each product reads them again; pass a list, "
-                "a loader, or the function that makes the iterator"
+                f"the data are a one-shot iterator ({type(data).__name__}), but each product reads them again; pass a "
+                "list, a loader, or the function that makes the iterator"
             )
         self._single = isinstance(data, tuple | Mapping | str) or hasattr(data, "shape") or data is None
         if not (self._single or callable(data) or isinstance(data, Iterable)):
@@ -132,7 +132,7 @@ def _verify_mean(
         scale = max(abs(loss), abs(mean), (at * abs(first) + (size - at) * abs(rest)) / size)
         if not abs(mean - loss) <= rtol * scale:  # also when a part has no mean at all (NaN)
             raise DataError(
-                f"the loss is not a mean over the samples of batch {number}: {loss:.6g} for the whole, {mean:.6g} from two "
-                f"parts of {at} and {size - at}; batches could not be weighed. Let the loss return (sum, weight), for "
-                "example (sum over valid tokens, their number); batch statistics need model.eval() or a single batch"
+                f"the loss is not a mean over the samples of batch {number}: {loss:.6g} for the whole, {mean:.6g} from "
+                f"two parts of {at} and {size - at}; batches could not be weighed. Let the loss return (sum, weight), "
+                "for example (sum over valid tokens, their number); batch statistics need model.eval() or one batch"
             )

@@ -107,4 +107,5 @@ def negative_energy(measure: SpectralMeasure, p: int = 1) -> Estimate:
         stderr=None if error.stderr is None else error.stderr / whole.value,
         truncation=error.truncation / whole.value,
         rounding=error.rounding / whole.value,
+        bounds=(0.0, 1.0),
     )

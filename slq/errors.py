@@ -1,4 +1,4 @@
-"""Every error and warning of slq. All errors derive from `SlqError` *and* from the builtin a Python user would expect."""
+"""Floor 0: every error and warning. Errors derive from `SlqError` and from the builtin that a Python user expects."""
 
 __all__ = [
     "ClippedStepsWarning",

@@ -75,8 +75,8 @@ def _atoms(p: Any) -> tuple[np.ndarray, np.ndarray]:
         nodes = np.asarray(p)
         if nodes.ndim != 1 or nodes.size == 0 or nodes.dtype.kind not in "fiu" or not np.isfinite(nodes).all():
             raise RequestError(
-                f"expected a SpectralMeasure or a one-dimensional array of finite real eigenvalues, got {type(p).__name__} "
-                f"of shape {nodes.shape} and dtype {nodes.dtype}"
+                f"expected a SpectralMeasure or a one-dimensional array of finite real eigenvalues, "
+                f"got {type(p).__name__} of shape {nodes.shape} and dtype {nodes.dtype}"
             )
         weights = np.full(nodes.size, 1 / nodes.size)
     order = np.argsort(nodes)

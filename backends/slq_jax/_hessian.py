@@ -115,7 +115,8 @@ class HessianOperator:
             yield batch
         if number != self._weighed.num_batches:
             raise DataError(
-                f"the data gave {self._weighed.num_batches} batches at first and {number} now; every pass must read the same"
+                f"the data gave {self._weighed.num_batches} batches at first and {number} now; "
+                "every pass must read the same"
             )
 
     def _evaluate(self, batch: Any) -> tuple[float, float | None]:

@@ -30,12 +30,12 @@ def to_device_tree(params: Any) -> Any:
         dtype = np.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype
         if not jnp.issubdtype(dtype, jnp.floating):
             raise DtypeError(
-                f"{name} has dtype {dtype}; only real floating-point leaves can be differentiated: close over the others"
+                f"{name} has dtype {dtype}; only floating-point leaves can be differentiated: close over the others"
             )
         if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
             raise DtypeError(
-                f"{name} is float64, which JAX would silently make float32; set jax.config.update('jax_enable_x64', True) "
-                "first, or convert to float32 yourself"
+                f"{name} is float64, which JAX would silently make float32; call "
+                "jax.config.update('jax_enable_x64', True) first, or convert to float32 yourself"
             )
         leaves.append(jnp.asarray(leaf))
     return jax.tree.unflatten(structure, leaves)

@@ -11,7 +11,7 @@ __all__ = ["untouched"]
 
 @contextmanager
 def untouched(model: torch.nn.Module) -> Iterator[None]:
-    """Differentiate inside: gradients on, attention twice differentiable; afterwards buffers and RNG states are restored.
+    """Differentiate inside: gradients on, attention twice differentiable; buffers and RNG states are restored after.
 
     Forward passes in training mode change buffers (running statistics) and draw random numbers (dropout, loaders).
     """

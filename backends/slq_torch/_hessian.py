@@ -143,7 +143,8 @@ class HessianOperator:
                 yield loss
         if number != self._weighed.num_batches:
             raise DataError(
-                f"the data gave {self._weighed.num_batches} batches at first and {number} now; every pass must read the same"
+                f"the data gave {self._weighed.num_batches} batches at first and {number} now; "
+                "every pass must read the same"
             )
 
     def _differentiate(self, loss: torch.Tensor, *, create_graph: bool) -> tuple[torch.Tensor | None, ...]:
@@ -185,7 +186,8 @@ def _sum_and_weight(result: Any) -> tuple[torch.Tensor, Any]:
         )
     if loss.ndim and loss.numel() != 1:
         raise ShapeError(
-            f"the loss returned a tensor of shape {tuple(loss.shape)}; reduce it: loss.mean(), or (loss.sum(), loss.numel())"
+            f"the loss returned a tensor of shape {tuple(loss.shape)}; reduce it: loss.mean(), "
+            "or (loss.sum(), loss.numel())"
         )
     return loss.reshape(()), weight
 

@@ -33,7 +33,7 @@ class Parameters:
         self.tensors = list(self.named.values())
         if not self.tensors:
             raise OperatorError(
-                f"0 of {len(available)} parameter tensors require gradients; call requires_grad_(True) on those to study"
+                f"0 of {len(available)} parameter tensors require gradients; call requires_grad_(True) on some"
             )
         devices = {p.device for p in self.tensors}
         if len(devices) > 1:

@@ -1,0 +1,60 @@
+"""Floor 2: the eigenvalues at the ends of the spectrum that every probe has found."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from slq._measure import SpectralMeasure as Measure
+
+__all__ = ["Outliers", "outliers"]
+
+
+class Outliers(NamedTuple):
+    """Converged extreme eigenvalues.
+
+    Attributes
+    ----------
+    values : (r,) array
+        In decreasing order.
+    residuals : (r,) array
+        Within each of its value lies an eigenvalue (up to rounding).
+    """
+
+    values: np.ndarray
+    residuals: np.ndarray
+
+
+def outliers(measure: "Measure", tol: float) -> Outliers:
+    """Distinct nodes from both ends inwards, up to the first that has not converged or on which the probes disagree."""
+    high = _from_the_end(measure, tol, +1)
+    low = [found for found in _from_the_end(measure, tol, -1) if not high or found[0] < high[-1][0]]
+    found = np.array([*high, *reversed(low)]).reshape(-1, 2)
+    return Outliers(found[:, 0], found[:, 1])
+
+
+def _from_the_end(measure: "Measure", tol: float, sign: int) -> list[tuple[float, float]]:
+    limit = max(tol, 64 * measure.eps) * measure.scale
+    runs = [
+        _converged(sign * theta[weight > 0], residual[weight > 0], limit)
+        for theta, weight, residual in zip(measure.nodes, measure.weights, measure.residuals, strict=True)
+    ]
+    found = []
+    for same in zip(*runs, strict=False):
+        values, residuals = np.array(same).T
+        if np.ptp(values) > 2 * limit:
+            break
+        best = residuals.argmin()
+        found.append((sign * values[best], residuals[best]))
+    return found
+
+
+def _converged(values: np.ndarray, residuals: np.ndarray, limit: float) -> list[tuple[float, float]]:
+    """The converged values of one run in decreasing order, copies of one value (ghosts) counted once."""
+    found: list[tuple[float, float]] = []
+    for j in np.argsort(-values):
+        if residuals[j] > limit:
+            break
+        if not found or found[-1][0] - values[j] > 2 * limit:
+            found.append((values[j], residuals[j]))
+    return found

@@ -1,0 +1,118 @@
+"""Floor 4: `slq demo`: the Hessian spectrum of a trained network, estimated and exact."""
+
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slq._slq import spectral_measure
+from slq.analysis import gradient_concentration
+from slq.demo.digits import DigitsNetwork, load_digits, train
+from slq.demo.page import write
+from slq.demo.result import TOP, DemoResult
+from slq.errors import MissingPackageError, RequestError
+
+__all__ = ["DemoResult", "run"]
+
+
+def run(
+    folder: Path,
+    *,
+    backend: str = "torch",
+    device: str | None = None,
+    dtype: str = "float64",
+    num_probes: int = 10,
+    num_steps: int = 80,
+    seed: int = 0,
+    say: Callable[[str], object] = str,
+    progress: Callable[[int, int], None] | None = None,
+) -> DemoResult:
+    """Train the network, estimate and compute its Hessian spectrum, and write measure, figure and page.
+
+    Parameters
+    ----------
+    folder : Path
+        Receives ``measure.npz``, ``density.png`` and ``report.html``; made if missing.
+    backend : {"torch", "jax"}
+        Who multiplies.
+    device : str, optional
+        As the backend names its devices.
+    dtype : {"float64", "float32"}
+    num_probes, num_steps, seed : int
+        As for `spectral_measure`.
+    say : callable
+        Receives a line of text at the beginning of each stage.
+    progress : callable, optional
+        As for `spectral_measure`.
+
+    Returns
+    -------
+    DemoResult
+
+    Raises
+    ------
+    MissingPackageError
+        If the backend, scikit-learn or matplotlib is not installed.
+    OSError
+        If the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    say("training a 64-40-10 network on 1,797 digits")
+    X, y = load_digits()
+    network = train(X, y)
+    operator, synchronize = _operator(backend, network, X, y, dtype, device)
+    say(f"{num_probes} probes x {num_steps} Lanczos steps, Hessian of all {network.n:,} weights ({backend}, {dtype})")
+    timed = _Timed(operator, synchronize)
+    spectral_measure(operator, num_probes=num_probes, num_steps=1)  # compilation and first use are no part of a step
+    start = time.perf_counter()
+    measure = spectral_measure(timed, num_probes=num_probes, num_steps=num_steps, rng=seed, progress=progress)
+    seconds = time.perf_counter() - start
+    gradient_measure = spectral_measure(operator, probes=operator.gradient(), num_steps=num_steps)
+    say("exact Hessian in closed form, and its eigendecomposition")
+    eigenvalues, vectors = np.linalg.eigh(network.hessian(X, y))
+    gradient = np.concatenate([g.ravel() for g in network.gradients(X, y)])
+    result = DemoResult(
+        measure=measure,
+        gradient_measure=gradient_measure,
+        eigenvalues=eigenvalues,
+        concentration=gradient_concentration(vectors.T[::-1][:TOP], gradient, TOP),
+        network=network,
+        accuracy=network.accuracy(X, y),
+        loss=network.loss(X, y),
+        seconds=seconds,
+        seconds_in_products=timed.seconds,
+    )
+    write(result, folder, backend, dtype)
+    return result
+
+
+def _operator(
+    backend: str, network: DigitsNetwork, X: np.ndarray, y: np.ndarray, dtype: str, device: str | None
+) -> tuple[Any, Callable[[Any], Any]]:
+    if backend not in ("torch", "jax"):
+        raise RequestError(f"backend expects 'torch' or 'jax', got {backend!r}")
+    try:
+        adapter = importlib.import_module(f"slq_{backend}.demo")
+    except ImportError as error:
+        raise MissingPackageError(f"this backend needs {backend}: pip install 'slq[{backend}]'") from error
+    return adapter.digits_operator(network.arrays, X, y, dtype=dtype, device=device)
+
+
+class _Timed:
+    """An operator that adds up the seconds spent in its products."""
+
+    def __init__(self, operator: Any, synchronize: Callable[[Any], Any]) -> None:
+        self.shape, self.like = operator.shape, operator.like
+        self.seconds = 0.0
+        self._operator, self._synchronize = operator, synchronize
+
+    def matvec(self, x: Any, /) -> Any:
+        self._synchronize(x)
+        start = time.perf_counter()
+        product = self._operator.matvec(x)
+        self._synchronize(product)
+        self.seconds += time.perf_counter() - start
+        return product
