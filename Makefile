@@ -5,8 +5,9 @@ CONSTRAINTS ?= constraints.txt
 BIN         := $(VENV)/bin
 PIP         := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 PYTEST      := $(BIN)/python -m pytest
+ASV         := $(BIN)/asv --config benchmarks/asv.conf.json
 
-.PHONY: demo test doctest check format docs bench clean
+.PHONY: demo test doctest check format docs bench bench-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/slq demo
@@ -17,6 +18,7 @@ test: $(VENV)/.test
 # The code blocks of README.md and docs/ are programs: run them.
 doctest: $(VENV)/.test
 	$(PYTEST) README.md docs
+	$(PYTEST) --doctest-modules slq backends
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -32,8 +34,8 @@ docs: $(VENV)/.docs
 
 # asv wants a commit to file the results under; `existing` measures the installed working tree.
 bench: $(VENV)/.bench
-	$(BIN)/asv --config benchmarks/asv.conf.json machine --yes
-	$(BIN)/asv --config benchmarks/asv.conf.json run --quick --show-stderr \
+	$(ASV) machine --yes
+	$(ASV) run --quick --show-stderr \
 	  --environment existing:$(abspath $(BIN)/python) --set-commit-hash $$(git rev-parse HEAD)
 
 $(BIN)/python:
@@ -42,6 +44,10 @@ $(BIN)/python:
 $(VENV)/.%: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install -q -c $(CONSTRAINTS) -e '.[$*]'
 	touch $@
+
+# Imports every benchmark without running it.
+bench-check: $(VENV)/.bench
+	$(ASV) check --environment existing:$(abspath $(BIN)/python)
 
 clean:
 	rm -rf $(VENV) slq-demo docs/_build .asv .pytest_cache .mypy_cache .ruff_cache

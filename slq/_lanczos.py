@@ -74,7 +74,7 @@ def lanczos(
     return_basis : bool
         Also return the Lanczos vectors.
     check : bool
-        Compare the first products with their adjoint, which costs nothing but two small reads.
+        Examine the first products for asymmetry; this takes no further product.
     progress : callable, optional
         Called as ``progress(steps done, num_steps)`` after each step is issued.
 

@@ -224,6 +224,32 @@ class SpectralMeasure(Coefficients):
         """Both measures as one; see `concatenate`."""
         return concatenate([self, other])
 
+    def extend(self, A: Any, *, num_probes: int, **options: Any) -> "SpectralMeasure":
+        """Run `num_probes` more probes of the same operator and join them to these.
+
+        Parameters
+        ----------
+        A : operator
+            The operator this is a measure of.
+        num_probes : int
+        **options
+            ``batch_size``, ``check`` and ``progress`` of `spectral_measure`; seed, sampler, steps and
+            reorthogonalisation are those of this measure.
+
+        Returns
+        -------
+        SpectralMeasure
+            Equal to one run with all probes.
+
+        Raises
+        ------
+        RequestError
+            If the probes are not those of one seed of a built-in sampler, so that the next one is not defined.
+        """
+        from slq._slq import extend  # floor 3 computes; this is its door for those who hold a measure
+
+        return extend(self, A, num_probes, **options)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the measure to an ``.npz`` file (no pickle), replacing an old file only when all is written.
 

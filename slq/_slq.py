@@ -182,6 +182,27 @@ def _is_complex(A: LinearOperator) -> bool:
     return to_host(recurrence_like(empty_like(A.like))).dtype.kind == "c"
 
 
+def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) -> SpectralMeasure:
+    """See `SpectralMeasure.extend`."""
+    samplers = {sampler.__name__: sampler for sampler in (sphere, rademacher, gaussian, steinhaus)}
+    if measure.sampler not in samplers or len(set(measure.seeds)) != 1:
+        raise RequestError(
+            f"only a measure of one seed and a built-in sampler can be extended, not {measure.sampler!r} with "
+            f"{len(set(measure.seeds))} seed(s); compute another measure and join it with concatenate"
+        )
+    more = spectral_measure(
+        A,
+        num_probes=num_probes,
+        num_steps=measure.num_steps,
+        rng=measure.seeds[0],
+        probes=samplers[measure.sampler],
+        first_probe=max(measure.probe_ids) + 1,
+        reorthogonalize=measure.provenance.get("reorthogonalize", True),
+        **options,
+    )
+    return concatenate([measure, more])
+
+
 def spectral_sum(A: Any, f: Callable[[np.ndarray], Any], **options: Any) -> Estimate:
     """Estimate tr f(A) of a symmetric or Hermitian operator.
 

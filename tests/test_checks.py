@@ -1,0 +1,159 @@
+"""slq/_checks.py: what the first products tell about an operator."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import slq
+from slq import aslinearoperator
+from slq.errors import NonFiniteError, NotSymmetricError, SymmetryWarning
+from tests.problems import K, M, N, hessian_like, indefinite, mix, problem
+
+SYMMETRIC = problem(indefinite(N)).matrix
+SKEW = np.random.default_rng(1).normal(size=(N, N))
+SKEW = (SKEW - SKEW.T) / np.linalg.norm(SKEW - SKEW.T) * np.linalg.norm(SYMMETRIC)
+V = np.random.default_rng(2).normal(size=(K, N))
+
+
+def breaks_at(step, value, row=1):
+    """SYMMETRIC, but for one entry in the product of one step."""
+    calls = iter(range(10**6))
+
+    def product(x):
+        y = x @ SYMMETRIC
+        if next(calls) == step:
+            y[row, 5] = value
+        return y
+
+    return aslinearoperator(product, like=V[0], batched=True)
+
+
+# With inf this meets a RuntimeWarning of NumPy before the error of slq.
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_first_product_must_be_finite(value):
+    with pytest.raises(NonFiniteError, match=r"the first product contains NaN or infinity for probes \[1\]") as caught:
+        slq.lanczos(breaks_at(0, value), V, M)
+    assert (caught.value.probes, caught.value.step) == ([1], 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("step", [1, 2, M - 1])
+def test_a_later_product_must_be_finite_and_the_error_names_the_step(step, value):
+    with pytest.raises(NonFiniteError, match=rf"product of step {step} contains NaN .* probe 2") as caught:
+        slq.lanczos(breaks_at(step, value, row=2), V, M)
+    assert (caught.value.probes, caught.value.step) == ([2], step)
+
+
+def test_all_bad_probes_of_the_first_product_are_named():
+    with pytest.raises(NonFiniteError, match=r"probes \[0, 1, 2\]"):
+        slq.lanczos(np.full((N, N), np.nan), V, M)
+
+
+def test_non_finite_products_are_found_on_every_library(xp):
+    bad = SYMMETRIC.copy()
+    bad[3, 3] = np.nan
+    with pytest.raises(NonFiniteError, match="the first product contains NaN"):
+        slq.lanczos(xp.asarray(bad), xp.asarray(V), M)
+
+
+def test_a_skew_part_is_an_error_on_every_library(xp):
+    with pytest.raises(NotSymmetricError, match=r"not symmetric \(Hermitian\): ‖A − Aᴴ‖/‖A‖ is about [\d.]+; symmetri"):
+        slq.lanczos(xp.asarray(SYMMETRIC + SKEW), xp.asarray(V), M)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
+def test_a_small_skew_part_is_a_warning_that_estimates_it(size):
+    probes = np.random.default_rng(3).normal(size=(10, N))
+    with pytest.warns(SymmetryWarning, match="slightly asymmetric") as caught:
+        slq.lanczos(SYMMETRIC + size / 3 * SKEW, probes, 3)
+    estimate = float(str(caught[0].message).split("about ")[1].split(",")[0])
+    truth = 2 * size / 3
+    # 45 pairs: the mean square has a relative standard deviation of √(2/45) = 0.2 or a little more.
+    assert truth / 2 < estimate < truth * 2
+
+
+def test_one_probe_is_judged_by_its_second_product():
+    with pytest.raises(NotSymmetricError, match="not symmetric"):
+        slq.lanczos(SYMMETRIC + SKEW, V[:1], 2)
+    with pytest.warns(SymmetryWarning, match="slightly asymmetric"):
+        slq.lanczos(SYMMETRIC + 1e-2 * SKEW, V[:1], 2)
+
+
+def test_check_false_is_silent():
+    slq.lanczos(SYMMETRIC + SKEW, V, M, check=False)
+    slq.lanczos(SYMMETRIC + SKEW, V[:1], M, check=False)
+
+
+@pytest.mark.parametrize("size", [1.0, 0.1])
+def test_dense_asymmetry_is_found_by_a_pair_of_probes(size):
+    rng = np.random.default_rng(4)
+    missed = 0
+    for _ in range(200):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SymmetryWarning)  # an estimate below 1e-2 is not a refusal
+                slq.lanczos(SYMMETRIC + size * SKEW, rng.normal(size=(2, N)), 1)
+            missed += 1
+        except NotSymmetricError:
+            pass
+    # |Z| < 1e-2/(2·size): probability 0.004 at size 1, 0.04 at 0.1; 200 trials exceed these counts once in 10⁴.
+    assert missed <= {1.0: 6, 0.1: 20}[size]
+
+
+COMPLEX = problem(indefinite(N), dtype=complex).matrix
+NOT_HERMITIAN = {
+    "complex symmetric": SYMMETRIC + 1j * problem(indefinite(N), seed=5).matrix,
+    "unitary": mix(np.eye(N, dtype=complex)),
+    "skew-Hermitian": 1j * COMPLEX,
+    "real and skew": SKEW + 0j,
+    "triangular": np.triu(np.ones((N, N))),
+    "affine": aslinearoperator(lambda x: x @ SYMMETRIC + 1.0, like=V[0], batched=True),
+    "cubic": aslinearoperator(lambda x: x @ SYMMETRIC + 10 * x**3, like=V[0], batched=True),
+    "noisy": aslinearoperator(
+        lambda x: x @ SYMMETRIC + np.random.default_rng(int(abs(x[0, 0]) * 1e9)).normal(size=x.shape),
+        like=V[0],
+        batched=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_HERMITIAN)
+def test_what_is_not_hermitian_is_refused(kind):
+    with pytest.raises(NotSymmetricError, match="not symmetric"):
+        slq.spectral_measure(NOT_HERMITIAN[kind], num_probes=K, num_steps=M)
+
+
+@pytest.mark.parametrize("exponent", [-900, 900])
+def test_scale_does_not_hide_asymmetry(exponent):
+    with pytest.raises(NotSymmetricError, match="not symmetric"):
+        slq.lanczos(np.ldexp(SYMMETRIC + SKEW, exponent), V, M)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("spectrum", [indefinite, hessian_like], ids=lambda s: s.__name__)
+def test_rounding_alone_raises_no_alarm(dtype, spectrum):
+    A = problem(spectrum(400), dtype=complex if "complex" in dtype else float).matrix.astype(dtype)
+    A = np.triu(A) + np.triu(A, 1).conj().T  # Hermitian to the last bit
+    slq.spectral_measure(A, num_probes=8, num_steps=3)  # warnings are errors here
+    slq.spectral_measure(A, num_probes=1, num_steps=3)
+
+
+def test_structured_symmetric_operators_raise_no_alarm():
+    for A in (np.zeros((N, N)), np.eye(N), np.ones((N, N)), np.diag(np.logspace(-12, 12, N)), np.diag([1.0] + [0.0] * 23)):
+        slq.spectral_measure(A, num_probes=5, num_steps=5)
+        slq.spectral_measure(A, num_probes=1, num_steps=5)
+
+
+# Refused as asymmetric: the noise is judged relative to itself, not to the operator.
+def test_given_vectors_in_the_null_space_raise_no_alarm():
+    # All that these products hold is rounding, which is as asymmetric as can be.
+    A = problem(np.concatenate([np.zeros(6), np.linspace(1.0, 2.0, N - 6)]))
+    measure = slq.spectral_measure(A.matrix, probes=A.vectors[:4], num_steps=3)
+    np.testing.assert_allclose(measure.quadratic_forms(np.cos), 1.0, rtol=1e-12)
+
+
+def test_given_eigenvectors_raise_no_alarm():
+    A = problem(indefinite(N))
+    measure = slq.spectral_measure(A.matrix, probes=A.vectors[:4], num_steps=3)
+    np.testing.assert_allclose(measure.quadratic_forms(lambda t: t), A.eigenvalues[:4], rtol=1e-12)

@@ -1,0 +1,70 @@
+"""Pictures: what is drawn, where, and that nothing global is touched."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import slq
+from slq.errors import MissingPackageError
+from slq.plotting import save_figure
+
+
+@pytest.fixture(scope="module")
+def spiked():
+    eigenvalues = np.concatenate([np.linspace(0, 1, 197), [3.0, 5.0, 8.0]])
+    return eigenvalues, slq.spectral_measure(np.diag(eigenvalues), num_probes=6, num_steps=60)
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_plot_shows_estimate_band_exact_and_outliers(spiked):
+    eigenvalues, measure = spiked
+    ax = measure.plot(width=0.05, exact=eigenvalues)
+    assert labels(ax) == ["95% interval", "estimate, 6 probes × 60 steps", "exact, n = 200", "3 outliers"]
+    assert ax.get_yscale() == "log"
+    assert "0.05" in ax.get_ylabel()
+    marks = next(line for line in ax.lines if line.get_marker() == "v")
+    np.testing.assert_allclose(marks.get_xdata(), [8, 5, 3], rtol=1e-10)
+
+
+def test_no_line_is_drawn_across_a_gap(spiked):
+    ax = spiked[1].plot(width=0.02)
+    x = ax.lines[0].get_xdata()
+    assert np.isnan(x).any()
+    assert np.nanmax(np.diff(x)) < 0.02
+
+
+def test_plot_draws_into_given_axes_with_given_label(spiked):
+    ax = Figure().add_subplot()
+    assert spiked[1].plot(ax, label="ours", confidence=0.5) is ax
+    assert labels(ax)[:2] == ["50% interval", "ours, 6 probes × 60 steps"]
+
+
+def test_unknown_error_draws_no_band():
+    measure = slq.spectral_measure(np.diag(np.arange(1.0, 41.0)), num_probes=1, num_steps=20, probes=slq.rademacher)
+    assert labels(measure.plot(width=2.0))[0] == "estimate, 1 probe × 20 steps"
+
+
+def test_figure_is_written_as_png(spiked, tmp_path):
+    save_figure(spiked[1].plot(), tmp_path / "f.png")
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pyplot_stays_unloaded():
+    code = (
+        "import sys, numpy as np, slq\n"
+        "slq.spectral_measure(np.diag(np.arange(1.0, 21.0)), num_probes=1, num_steps=5).plot(width=4.0)\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_missing_matplotlib_names_the_extra(spiked, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingPackageError, match=r"slq\[plot\]"):
+        spiked[1].plot()
