@@ -35,7 +35,7 @@ def outliers(measure: "Measure", tol: float) -> Outliers:
 
 def _from_the_end(measure: "Measure", tol: float, sign: int) -> list[tuple[float, float]]:
     limit = max(tol, 64 * measure.eps) * measure.scale
-    massless = 1e-3 * measure.eps  # copies of converged values that form without reorthogonalisation: no mass of their own
+    massless = 1e-3 * measure.eps  # copies of converged values, as they form without reorthogonalisation
     runs = [
         _converged(sign * theta[weight > massless], residual[weight > massless], limit)
         for theta, weight, residual in zip(measure.nodes, measure.weights, measure.residuals, strict=True)

@@ -9,9 +9,9 @@ import numpy as np
 from slq._arrays import Array, empty_like, is_array, library_name, precision, recurrence_like, to_host
 from slq._estimate import Estimate
 from slq._lanczos import lanczos, positive_int
-from slq._measure import SpectralMeasure
+from slq._measure import SpectralMeasure, concatenate
 from slq._operators import LinearOperator, aslinearoperator, inner, put
-from slq._probes import Sampler, rademacher, seed_of, sphere, steinhaus
+from slq._probes import Sampler, gaussian, rademacher, seed_of, sphere, steinhaus
 from slq._version import __version__
 from slq.errors import ClippedStepsWarning, RequestError
 

@@ -25,10 +25,11 @@ def write(result: DemoResult, folder: Path, backend: str, dtype: str) -> None:
         "The Hessian spectrum of a trained network",
         [
             f"A 64-40-10 tanh network with {result.network.n:,} weights, trained on scikit-learn's 1,797 handwritten "
-            f"digits to {result.accuracy:.2%} training accuracy (mean cross-entropy {result.loss:.4f}). The estimate "
-            f"never formed its Hessian: {result.measure.num_probes} random probes and {result.measure.num_steps} "
-            f"Lanczos steps, {result.measure.products} Hessian-vector products over the whole set with {backend} in {dtype}. "
-            "The exact spectrum comes from the Hessian's closed form and a dense eigendecomposition.",
+            f"digits to {result.accuracy:.2%} training accuracy (mean cross-entropy {result.loss:.4f}).",
+            f"The estimate never formed its Hessian: {result.measure.num_probes} random probes and "
+            f"{result.measure.num_steps} Lanczos steps, {result.measure.products} Hessian-vector products over the whole "
+            f"set with {backend} in {dtype}. The exact spectrum comes from the Hessian's closed form and a dense "
+            "eigendecomposition.",
         ],
         ax,
         "Eigenvalue density of the Hessian on a logarithmic axis: estimate with its sampling band, and exact. "
