@@ -27,8 +27,8 @@ def write(result: DemoResult, folder: Path, backend: str, dtype: str) -> None:
             f"A 64-40-10 tanh network with {result.network.n:,} weights, trained on scikit-learn's 1,797 handwritten "
             f"digits to {result.accuracy:.2%} training accuracy (mean cross-entropy {result.loss:.4f}).",
             f"The estimate never formed its Hessian: {result.measure.num_probes} random probes and "
-            f"{result.measure.num_steps} Lanczos steps, {result.measure.products} Hessian-vector products over the whole "
-            f"set with {backend} in {dtype}. The exact spectrum comes from the Hessian's closed form and a dense "
+            f"{result.measure.num_steps} Lanczos steps, {result.measure.products} Hessian-vector products over the "
+            f"whole set with {backend} in {dtype}. The exact spectrum comes from the Hessian's closed form and a dense "
             "eigendecomposition.",
         ],
         ax,
