@@ -20,13 +20,16 @@ def gaussian_kernel(z: np.ndarray) -> np.ndarray:
 
 
 def smooth(x: np.ndarray, nodes: np.ndarray, weights: np.ndarray, width: float, kernel: Kernel) -> np.ndarray:
-    """The densities Σⱼ wᵢⱼ K((x − θᵢⱼ)/s)/s of each run i on a sorted grid, and of the squared kernels: (2, k, g)."""
+    """Σⱼ wᵢⱼ K((x − θᵢⱼ)/s) of each run i on a sorted grid, and of K²: (2, k, g).
+
+    Densities in units of 1/s: their squares neither overflow nor vanish, whatever the scale of the eigenvalues.
+    """
     result = np.zeros((2, nodes.shape[0], x.size))
     reach = _REACH * width if kernel is gaussian_kernel else np.inf
     low, high = np.searchsorted(x, nodes - reach), np.searchsorted(x, nodes + reach, side="right")
     for i, j in zip(*np.nonzero(weights), strict=True):
         part = slice(low[i, j], high[i, j])
-        values = kernel((x[part] - nodes[i, j]) / width) / width
+        values = kernel((x[part] - nodes[i, j]) / width)
         result[0, i, part] += weights[i, j] * values
         result[1, i, part] += weights[i, j] * values * values
     return result
@@ -37,17 +40,18 @@ def adaptive_grid(centres: np.ndarray, width: float) -> np.ndarray:
     if not (np.isfinite(width) and width > 0):
         raise WidthError(f"width= expects a positive number in units of the eigenvalues, got {width!r}")
     centres = np.unique(centres)
-    starts = np.flatnonzero(np.diff(centres, prepend=-np.inf) > 2 * _REACH * width)
-    ends = np.append(starts[1:], centres.size) - 1
-    pieces = []
-    for low, high in zip(centres[starts] - _REACH * width, centres[ends] + _REACH * width, strict=True):
-        pieces.append(np.linspace(low, high, int(np.ceil((high - low) / width * _POINTS_PER_WIDTH)) + 1))
-    x = np.unique(np.concatenate(pieces))
-    if x.size < 2 * _REACH * _POINTS_PER_WIDTH:  # steps below the spacing of floating-point numbers
+    if width < 64 * np.spacing(np.abs(centres).max()):
         raise WidthError(
             f"width={width:g} is below the precision of eigenvalues near {np.abs(centres).max():g}; use a larger width"
         )
-    return x
+    # A step beyond the reach, where the density is zero: no mass of its own in the gap that follows.
+    reach = (_REACH + 1 / _POINTS_PER_WIDTH) * width
+    starts = np.flatnonzero(np.diff(centres, prepend=-np.inf) > 2 * reach)
+    ends = np.append(starts[1:], centres.size) - 1
+    pieces = []
+    for low, high in zip(centres[starts] - reach, centres[ends] + reach, strict=True):
+        pieces.append(np.linspace(low, high, int(np.ceil((high - low) / width * _POINTS_PER_WIDTH)) + 2))
+    return np.unique(np.concatenate(pieces))
 
 
 def default_width(rule: tuple[np.ndarray, np.ndarray], shorter: tuple[np.ndarray, np.ndarray], scale: float) -> float:
@@ -69,4 +73,4 @@ def l1_change(
 ) -> float:
     """∫|φ − φ'| of the mean densities of two sets of rules."""
     difference = [smooth(x, *r, width, gaussian_kernel)[0].mean(axis=0) for r in (rule, shorter)]
-    return float(np.trapezoid(np.abs(difference[0] - difference[1]), x))
+    return float(np.trapezoid(np.abs(difference[0] - difference[1]), x / width))

@@ -54,7 +54,7 @@ class SpectralMeasure(Coefficients):
         RequestError
             If f returns another shape, complex numbers, NaN or infinity; the message names the Ritz value.
         """
-        return self.squared_norms * (self.weights * _questions.values_at_nodes(self, f)).sum(axis=1)
+        return _questions.quadratic_forms(self, f)
 
     def trace(self, f: Callable[[np.ndarray], Any] | None = None) -> Estimate:
         """Estimate tr f(A); without `f`, tr A.
@@ -135,7 +135,8 @@ class SpectralMeasure(Coefficients):
         Returns
         -------
         Estimate
-            Of the shape of x. Its quadrature error is a bound, from the interlacing of nodes and eigenvalues.
+            Of the shape of x; an x within rounding of a Ritz value includes it. The quadrature error is a bound, from
+            the interlacing of nodes and eigenvalues.
 
         Raises
         ------
@@ -295,7 +296,8 @@ class SpectralMeasure(Coefficients):
         if self.exact.any():
             lines.append(f"{self.exact.sum()} run(s) ended in an invariant subspace: exact for their probe")
         if self.sampler != "fixed":
-            lines += [f"trace: {self.trace()}", f"eigenvalues below zero: {self.count(high=-0.0)}"]
+            below_zero = np.nextafter(-64 * self.eps * self.scale, -np.inf)  # and not by rounding
+            lines += [f"trace: {self.trace()}", f"eigenvalues below zero: {self.count(high=below_zero)}"]
         return "\n".join(lines)
 
     def __repr__(self) -> str:

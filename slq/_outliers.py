@@ -1,11 +1,10 @@
 """Floor 2: the eigenvalues at the ends of the spectrum that every probe has found."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from slq._measure import SpectralMeasure as Measure
+from slq._coefficients import Coefficients
 
 __all__ = ["Outliers", "outliers"]
 
@@ -25,7 +24,7 @@ class Outliers(NamedTuple):
     residuals: np.ndarray
 
 
-def outliers(measure: "Measure", tol: float) -> Outliers:
+def outliers(measure: Coefficients, tol: float) -> Outliers:
     """Distinct nodes from both ends inwards, up to the first that has not converged or on which the probes disagree."""
     high = _from_the_end(measure, tol, +1)
     low = [found for found in _from_the_end(measure, tol, -1) if not high or found[0] < high[-1][0]]
@@ -33,7 +32,7 @@ def outliers(measure: "Measure", tol: float) -> Outliers:
     return Outliers(found[:, 0], found[:, 1])
 
 
-def _from_the_end(measure: "Measure", tol: float, sign: int) -> list[tuple[float, float]]:
+def _from_the_end(measure: Coefficients, tol: float, sign: int) -> list[tuple[float, float]]:
     limit = max(tol, 64 * measure.eps) * measure.scale
     massless = 1e-3 * measure.eps  # copies of converged values, as they form without reorthogonalisation
     runs = [

@@ -2,23 +2,21 @@
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from slq._coefficients import Coefficients
 from slq._density import Kernel, adaptive_grid, default_width, l1_change, smooth
 from slq._estimate import Density, Estimate
 from slq.errors import RequestError, ResolutionWarning, WidthError
 
-if TYPE_CHECKING:
-    from slq._measure import SpectralMeasure as Measure
-
-__all__ = ["cdf", "count", "density", "quantile", "spectral_mean", "values_at_nodes"]
+__all__ = ["cdf", "count", "density", "quadratic_forms", "quantile", "spectral_mean"]
 
 _UNRESOLVED = 0.05  # a density whose last fifth of the steps moves more of its mass than this is warned about
 
 
-def values_at_nodes(measure: "Measure", f: Callable[[np.ndarray], Any]) -> np.ndarray:
+def _values_at_nodes(measure: Coefficients, f: Callable[[np.ndarray], Any]) -> np.ndarray:
     """`f` at the nodes of positive weight, zero elsewhere: (k, m)."""
     used = measure.weights > 0
     nodes = measure.nodes[used]
@@ -40,10 +38,19 @@ def values_at_nodes(measure: "Measure", f: Callable[[np.ndarray], Any]) -> np.nd
     return values
 
 
-def spectral_mean(measure: "Measure", f: Callable[[np.ndarray], Any], factor: float) -> Estimate:
+def quadratic_forms(measure: Coefficients, f: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """xᵢᴴ f(A) xᵢ of each unscaled probe: (k,)."""
+    return measure.squared_norms * (measure.weights * _values_at_nodes(measure, f)).sum(axis=1)
+
+
+def spectral_mean(measure: Coefficients, f: Callable[[np.ndarray], Any], factor: float) -> Estimate:
     """`factor` times the mean of f over the spectrum."""
-    values = values_at_nodes(measure, f)
-    forms = measure.squared_norms / measure.n * (measure.weights * values).sum(axis=1)
+    values = _values_at_nodes(measure, f)
+    unit = 2.0 ** np.frexp(np.abs(values).max())[1]  # squares of extreme values stay finite
+    values, factor = values / unit, factor * unit
+    # Given vectors define a measure of mass one, whatever their length.
+    masses = 1.0 if measure.sampler == "fixed" else measure.squared_norms / measure.n
+    forms = masses * (measure.weights * values).sum(axis=1)
     centred = np.where(measure.weights > 0, values - forms.mean(), 0.0)
     stderr, dof = measure.sampling.error(forms, (measure.weights * centred**2).sum(axis=1).mean())
     value = factor * forms.mean()
@@ -51,7 +58,7 @@ def spectral_mean(measure: "Measure", f: Callable[[np.ndarray], Any], factor: fl
         value=float(value),
         stderr=None if stderr is None else float(factor * stderr),
         truncation=_nested_difference(
-            measure, lambda shorter: factor / measure.n * shorter.quadratic_forms(f).mean(), value
+            measure, lambda m: factor * (masses * (m.weights * _values_at_nodes(m, f) / unit).sum(axis=1)).mean(), value
         ),
         rounding=float(4 * measure.eps * factor * (measure.weights * np.abs(values)).sum(axis=1).mean()),
         dof=float(dof),
@@ -59,7 +66,7 @@ def spectral_mean(measure: "Measure", f: Callable[[np.ndarray], Any], factor: fl
     )
 
 
-def _nested_difference(measure: "Measure", question: Callable[["Measure"], Any], value: Any) -> Any:
+def _nested_difference(measure: Coefficients, question: Callable[[Coefficients], Any], value: Any) -> Any:
     """The change of an answer when a fifth of the steps is dropped: an estimate of its quadrature error."""
     if measure.exact.all():
         return np.zeros(np.shape(value))[()]
@@ -68,7 +75,7 @@ def _nested_difference(measure: "Measure", question: Callable[["Measure"], Any],
     return np.abs(value - question(measure.shorter))
 
 
-def cdf(measure: "Measure", x: Any) -> Estimate:
+def cdf(measure: Coefficients, x: Any) -> Estimate:
     """The fraction of eigenvalues <= x."""
     x = np.asarray(x, dtype=np.float64)
     if np.isnan(x).any():
@@ -88,27 +95,33 @@ def cdf(measure: "Measure", x: Any) -> Estimate:
     )
 
 
-def _mass_below(measure: "Measure", x: np.ndarray, *, strictly: bool = False) -> np.ndarray:
+def _mass_below(measure: Coefficients, x: np.ndarray, *, strictly: bool = False) -> np.ndarray:
     """The mass of each probe's measure at or below x: (k, *x.shape)."""
     masses = []
+    edge = x - _rounding(measure) if strictly else x + _rounding(measure)
     for theta, weight in zip(measure.nodes, measure.weights, strict=True):
         sums = np.concatenate([[0.0], weight.cumsum()]) / weight.sum()
-        masses.append(sums[np.searchsorted(theta, x, side="left" if strictly else "right")])
+        masses.append(sums[np.searchsorted(theta, edge, side="left" if strictly else "right")])
     return np.stack(masses)
 
 
-def _interlacing_bounds(measure: "Measure", x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rounding(measure: Coefficients) -> float:
+    """How far rounding may move a node: end points nearer than this are taken to meet it."""
+    return 16 * measure.eps * measure.scale
+
+
+def _interlacing_bounds(measure: Coefficients, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means over the probes of the bounds that interlacing sets to each probe's own distribution function."""
     lower, upper = [], []
     for theta, weight, exact in zip(measure.nodes, measure.weights, measure.exact, strict=True):
         sums = np.concatenate([[0.0], weight.cumsum()]) / weight.sum()
-        below = np.searchsorted(theta, x, side="right")
+        below = np.searchsorted(theta, x + _rounding(measure), side="right")
         lower.append(sums[below if exact else np.maximum(below - 1, 0)])
         upper.append(sums[below if exact else np.minimum(below + 1, theta.size)])
     return np.mean(lower, axis=0), np.mean(upper, axis=0)
 
 
-def count(measure: "Measure", low: float, high: float) -> Estimate:
+def count(measure: Coefficients, low: float, high: float) -> Estimate:
     """The number of eigenvalues in [low, high]."""
     if not low <= high:
         raise RequestError(f"count(low, high) expects low <= high, got {low!r} and {high!r}")
@@ -131,7 +144,7 @@ def count(measure: "Measure", low: float, high: float) -> Estimate:
     )
 
 
-def quantile(measure: "Measure", q: Any) -> Estimate:
+def quantile(measure: Coefficients, q: Any) -> Estimate:
     """The value below which a fraction q of the spectrum lies."""
     q = np.asarray(q, dtype=np.float64)
     if not ((q >= 0) & (q <= 1)).all():
@@ -145,7 +158,7 @@ def quantile(measure: "Measure", q: Any) -> Estimate:
     return Estimate(value[()], stderr, truncation, 4 * measure.eps * measure.scale, at.dof, measure.products)
 
 
-def _inverse_cdf(measure: "Measure", q: np.ndarray) -> np.ndarray:
+def _inverse_cdf(measure: Coefficients, q: np.ndarray) -> np.ndarray:
     used = measure.weights > 0
     order = np.argsort(measure.nodes[used])
     nodes, sums = measure.nodes[used][order], measure.weights[used][order].cumsum()
@@ -154,7 +167,7 @@ def _inverse_cdf(measure: "Measure", q: np.ndarray) -> np.ndarray:
     return nodes[np.minimum(position, nodes.size - 1)]
 
 
-def density(measure: "Measure", x: Any, width: float | None, kernel: Kernel) -> Density:
+def density(measure: Coefficients, x: Any, width: float | None, kernel: Kernel) -> Density:
     """The spectral density smoothed by `kernel`."""
     rule, shorter = (measure.nodes, measure.weights), measure.shorter or measure
     short_rule = (shorter.nodes, shorter.weights)
@@ -164,15 +177,16 @@ def density(measure: "Measure", x: Any, width: float | None, kernel: Kernel) -> 
     x = fine if x is None else _checked_grid(x)
     _warn_if_unresolved(measure, l1_change(fine, rule, short_rule, width), width)
     forms, squares = smooth(x, *rule, width, kernel)
-    value = forms.mean(axis=0)
-    stderr, dof = measure.sampling.error(forms, np.maximum(squares.mean(axis=0) - value**2, 0.0))
+    mean = forms.mean(axis=0)
+    stderr, dof = measure.sampling.error(forms, np.maximum(squares.mean(axis=0) - mean**2, 0.0))
+    truncation = _nested_difference(
+        measure, lambda m: smooth(x, m.nodes, m.weights, width, kernel)[0].mean(axis=0), mean
+    )
     return Density(
-        value=value,
-        stderr=stderr,
-        truncation=_nested_difference(
-            measure, lambda m: smooth(x, m.nodes, m.weights, width, kernel)[0].mean(axis=0), value
-        ),
-        rounding=4 * measure.eps * value,
+        value=mean / width,
+        stderr=None if stderr is None else stderr / width,
+        truncation=truncation / width,
+        rounding=4 * measure.eps * mean / width,
         dof=dof,
         products=measure.products,
         bounds=(0.0, np.inf),
@@ -191,7 +205,7 @@ def _checked_grid(x: Any) -> np.ndarray:
     return x
 
 
-def _warn_if_unresolved(measure: "Measure", moved: float, width: float) -> None:
+def _warn_if_unresolved(measure: Coefficients, moved: float, width: float) -> None:
     if moved > _UNRESOLVED and not measure.exact.all():
         warnings.warn(
             f"a width of {width:.3g} is not resolved by {measure.num_steps} steps: the last fifth of them moves "

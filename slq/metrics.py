@@ -63,7 +63,7 @@ def density_l1(p: Any, q: Any, *, width: float) -> float:
     rules = [_atoms(p), _atoms(q)]
     x = adaptive_grid(np.concatenate([nodes for nodes, _ in rules]), width)
     first, second = (smooth(x, nodes[None], weights[None], width, gaussian_kernel)[0, 0] for nodes, weights in rules)
-    return float(np.trapezoid(np.abs(first - second), x))
+    return float(np.trapezoid(np.abs(first - second), x / width))
 
 
 def _atoms(p: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -92,7 +92,7 @@ def _mark_outliers(ax: Any, measure: "SpectralMeasure", width: float) -> None:
 def _plot_exact(ax: Any, eigenvalues: np.ndarray, width: float, floor: float) -> None:
     grid = adaptive_grid(eigenvalues, width)
     weights = np.full((1, eigenvalues.size), 1 / eigenvalues.size)
-    density = smooth(grid, eigenvalues[None], weights, width, gaussian_kernel)[0, 0]
+    density = smooth(grid, eigenvalues[None], weights, width, gaussian_kernel)[0, 0] / width
     x, breaks = _with_gaps(grid, width)
     y = np.insert(np.maximum(density, floor / 10), breaks, np.nan)
     ax.plot(x, y, color=_EXACT, linewidth=0.9, linestyle=(0, (4, 2)), label=f"exact, n = {eigenvalues.size:,}")
