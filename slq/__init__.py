@@ -1,13 +1,11 @@
-"""Spectral densities and spectral sums of any linear operator by stochastic Lanczos quadrature.
-
-The import order below is the order of the floors: what is listed later builds on what is listed earlier.
-"""
+"""Spectral densities and spectral sums of any linear operator by stochastic Lanczos quadrature."""
 
 from slq import analysis, errors, metrics
 from slq._estimate import Density, Estimate
 from slq._lanczos import Tridiagonal, lanczos
 from slq._measure import SpectralMeasure, concatenate
 from slq._operators import LinearOperator, aslinearoperator
+from slq._outliers import Outliers
 from slq._probes import gaussian, rademacher, sphere, steinhaus
 from slq._quadrature import golub_welsch
 from slq._slq import logdet, spectral_measure, spectral_sum
@@ -18,6 +16,7 @@ __all__ = [
     "Density",
     "Estimate",
     "LinearOperator",
+    "Outliers",
     "SlqError",
     "SlqWarning",
     "SpectralMeasure",

@@ -62,15 +62,15 @@ def default_width(rule: tuple[np.ndarray, np.ndarray], shorter: tuple[np.ndarray
     width = support / 8
     for _ in range(10):
         x = adaptive_grid(np.concatenate([rule[0].ravel(), shorter[0].ravel()]), width / 2)
-        if l1_change(x, rule, shorter, width / 2) > 0.01:
+        if moved_mass(x, rule, shorter, width / 2) > 0.01:
             break
         width /= 2
     return width
 
 
-def l1_change(
+def moved_mass(
     x: np.ndarray, rule: tuple[np.ndarray, np.ndarray], shorter: tuple[np.ndarray, np.ndarray], width: float
 ) -> float:
-    """∫|φ − φ'| of the mean densities of two sets of rules."""
+    """½∫|φ − φ'| of the mean densities of two sets of rules: the mass that sits elsewhere."""
     difference = [smooth(x, *r, width, gaussian_kernel)[0].mean(axis=0) for r in (rule, shorter)]
-    return float(np.trapezoid(np.abs(difference[0] - difference[1]), x / width))
+    return float(np.trapezoid(np.abs(difference[0] - difference[1]), x / width) / 2)

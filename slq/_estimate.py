@@ -126,9 +126,17 @@ class Estimate:
     def __str__(self) -> str:
         if np.ndim(self.value):
             return f"{type(self).__name__} of {np.size(self.value)} values"
-        sampling = "?" if self.stderr is None else f"{self.stderr:.2g}"
-        text = f"{self.value:.6g} ± {sampling}"
+        text = f"{self.value:.6g} ± ?" if self.stderr is None else _with_error(self.value, self.stderr)
         return text if self.converged else f"{text} (quadrature ± {self.truncation:.2g}: more steps)"
+
+
+def _with_error(value: float, error: float) -> str:
+    """`value ± error`, both down to the second digit of the error where plain decimals can show it."""
+    if not (0 < error < np.inf and 1e-4 <= abs(value) < 1e7):
+        return f"{value:.6g} ± {error:.2g}"
+    decimals = 1 - int(np.floor(np.log10(error)))
+    shown = int(np.clip(decimals, 0, 14 - np.floor(np.log10(abs(value)))))
+    return f"{value:.{shown}f} ± " + (f"{error:.{shown}f}" if 1e-4 <= error < 1e7 else f"{error:.2g}")
 
 
 @dataclass(frozen=True)

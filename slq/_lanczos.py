@@ -28,7 +28,7 @@ from slq._operators import LinearOperator, apply, aslinearoperator, inner
 from slq._quadrature import run_lengths
 from slq.errors import PlacementError, RequestError, ShapeError
 
-__all__ = ["Tridiagonal", "lanczos"]
+__all__ = ["Tridiagonal", "lanczos", "positive_int"]
 
 _ROWS = 16  # basis vectors per chunk: memory grows with the run, and JAX compiles for one shape only
 

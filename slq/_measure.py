@@ -223,7 +223,51 @@ class SpectralMeasure(Coefficients):
 
     def __or__(self, other: "SpectralMeasure") -> "SpectralMeasure":
         """Both measures as one; see `concatenate`."""
-        return concatenate([self, other])
+        return self.concatenate([self, other])
+
+    @classmethod
+    def concatenate(cls, measures: Iterable["SpectralMeasure"]) -> "SpectralMeasure":
+        """Several measures of one operator as one, as if all probes had been run together.
+
+        Parameters
+        ----------
+        measures : iterable of SpectralMeasure
+            Of the same dimension, sampler and number of steps, and of different probes.
+
+        Returns
+        -------
+        SpectralMeasure
+
+        Raises
+        ------
+        RequestError
+            If there are none, they differ in kind, or a probe occurs twice.
+        """
+        parts = list(measures)
+        if not parts:
+            raise RequestError("concatenate expects at least one measure, got none")
+        for name in ("n", "sampler", "is_complex", "num_steps"):
+            values = {getattr(m, name) for m in parts}
+            if len(values) > 1:
+                mend = "; truncate them to the smallest" if name == "num_steps" else "; they measure different things"
+                raise RequestError(f"concatenate met different values of {name}: {sorted(values, key=str)}{mend}")
+        identities = [probe for m in parts for probe in zip(m.seeds, m.probe_ids, strict=True)]
+        if parts[0].sampler != "fixed" and len(set(identities)) < len(identities):
+            repeated = next(p for p in identities if identities.count(p) > 1)
+            raise RequestError(
+                f"probe {repeated[1]} of seed {repeated[0]} occurs twice, so the errors would come out too small; "
+                "use another rng=, or first_probe= to continue the numbering"
+            )
+        common = set.intersection(*(set(m.provenance.items()) for m in parts))
+        return parts[0].changed(
+            alpha=np.concatenate([m.alpha for m in parts]),
+            beta=np.concatenate([m.beta for m in parts]),
+            seeds=sum((m.seeds for m in parts), ()),
+            probe_ids=sum((m.probe_ids for m in parts), ()),
+            squared_norms=np.concatenate([m.squared_norms for m in parts]),
+            eps=max(m.eps for m in parts),
+            provenance=dict(common),
+        )
 
     def extend(self, A: Any, *, num_probes: int, **options: Any) -> "SpectralMeasure":
         """Run `num_probes` more probes of the same operator and join them to these.
@@ -312,45 +356,4 @@ class SpectralMeasure(Coefficients):
             )
 
 
-def concatenate(measures: Iterable[SpectralMeasure]) -> SpectralMeasure:
-    """Several measures of one operator as one, as if all probes had been run together.
-
-    Parameters
-    ----------
-    measures : iterable of SpectralMeasure
-        Of the same dimension, sampler and number of steps, and of different probes.
-
-    Returns
-    -------
-    SpectralMeasure
-
-    Raises
-    ------
-    RequestError
-        If there are none, they differ in kind, or a probe occurs twice.
-    """
-    parts = list(measures)
-    if not parts:
-        raise RequestError("concatenate expects at least one measure, got none")
-    for name in ("n", "sampler", "is_complex", "num_steps"):
-        values = {getattr(m, name) for m in parts}
-        if len(values) > 1:
-            mend = "; truncate them to the smallest" if name == "num_steps" else "; they measure different things"
-            raise RequestError(f"concatenate met different values of {name}: {sorted(values, key=str)}{mend}")
-    identities = [probe for m in parts for probe in zip(m.seeds, m.probe_ids, strict=True)]
-    if parts[0].sampler != "fixed" and len(set(identities)) < len(identities):
-        repeated = next(p for p in identities if identities.count(p) > 1)
-        raise RequestError(
-            f"probe {repeated[1]} of seed {repeated[0]} occurs twice, so the errors would come out too small; "
-            "use another rng=, or first_probe= to continue the numbering"
-        )
-    common = set.intersection(*(set(m.provenance.items()) for m in parts))
-    return parts[0].changed(
-        alpha=np.concatenate([m.alpha for m in parts]),
-        beta=np.concatenate([m.beta for m in parts]),
-        seeds=sum((m.seeds for m in parts), ()),
-        probe_ids=sum((m.probe_ids for m in parts), ()),
-        squared_norms=np.concatenate([m.squared_norms for m in parts]),
-        eps=max(m.eps for m in parts),
-        provenance=dict(common),
-    )
+concatenate = SpectralMeasure.concatenate

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from slq._coefficients import Coefficients
-from slq._density import Kernel, adaptive_grid, default_width, l1_change, smooth
+from slq._density import Kernel, adaptive_grid, default_width, moved_mass, smooth
 from slq._estimate import Density, Estimate
 from slq.errors import RequestError, ResolutionWarning, WidthError
 
@@ -175,7 +175,7 @@ def density(measure: Coefficients, x: Any, width: float | None, kernel: Kernel) 
         width = default_width(rule, short_rule, measure.scale)
     fine = adaptive_grid(np.concatenate([rule[0].ravel(), short_rule[0].ravel()]), width)
     x = fine if x is None else _checked_grid(x)
-    _warn_if_unresolved(measure, l1_change(fine, rule, short_rule, width), width)
+    _warn_if_unresolved(measure, moved_mass(fine, rule, short_rule, width), width)
     forms, squares = smooth(x, *rule, width, kernel)
     mean = forms.mean(axis=0)
     stderr, dof = measure.sampling.error(forms, np.maximum(squares.mean(axis=0) - mean**2, 0.0))

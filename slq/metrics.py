@@ -41,7 +41,7 @@ def ks(p: Any, q: Any) -> float:
     return float(np.abs(f - g).max())
 
 
-def density_l1(p: Any, q: Any, *, width: float) -> float:
+def density_l1(p: Any, q: Any, width: float) -> float:
     """The L1 distance ∫|φ − ψ| of two densities after the same Gaussian smoothing; between 0 and 2.
 
     Parameters
