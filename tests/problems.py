@@ -15,8 +15,8 @@ N, K, M = 24, 3, 9
 def mix(rows: np.ndarray, seed: int = 0) -> np.ndarray:
     """`rows` times an orthogonal (unitary, for complex rows) matrix whose entries are all of order 1/√n.
 
-    Sign, cosine transform, sign, cosine transform. Products of random reflectors would leave the eigenvectors localised,
-    and Rademacher probes would look too good.
+    Sign, cosine transform, sign, cosine transform. Products of random reflectors would leave the eigenvectors
+    localised, and Rademacher probes would look too good.
     """
     rng = np.random.default_rng(seed)
     n = rows.shape[-1]
@@ -76,6 +76,4 @@ def strakos(n: int, low: float = 1e-3, rho: float = 0.9) -> np.ndarray:
 def measure_of(eigenvalues: Any, *, num_probes: int = 4, num_steps: int | None = None, **options: Any) -> Any:
     """The measure of `problem(eigenvalues)`; of the whole space by default."""
     A = problem(eigenvalues)
-    return slq.spectral_measure(
-        A.matrix, num_probes=num_probes, num_steps=num_steps or len(A.eigenvalues), **options
-    )
+    return slq.spectral_measure(A.matrix, num_probes=num_probes, num_steps=num_steps or len(A.eigenvalues), **options)

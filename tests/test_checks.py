@@ -140,7 +140,13 @@ def test_rounding_alone_raises_no_alarm(dtype, spectrum):
 
 
 def test_structured_symmetric_operators_raise_no_alarm():
-    for A in (np.zeros((N, N)), np.eye(N), np.ones((N, N)), np.diag(np.logspace(-12, 12, N)), np.diag([1.0] + [0.0] * 23)):
+    for A in (
+        np.zeros((N, N)),
+        np.eye(N),
+        np.ones((N, N)),
+        np.diag(np.logspace(-12, 12, N)),
+        np.diag([1.0] + [0.0] * 23),
+    ):
         slq.spectral_measure(A, num_probes=5, num_steps=5)
         slq.spectral_measure(A, num_probes=1, num_steps=5)
 

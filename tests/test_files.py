@@ -31,9 +31,14 @@ def test_an_old_file_is_replaced_at_the_end_only(tmp_path):
 def test_a_failure_half_way_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "result"
     path.write_bytes(b"old")
-    with pytest.raises(type(error)), write_atomically(path) as file:
-        file.write(b"half of")
-        raise error
+
+    def fail():
+        with write_atomically(path) as file:
+            file.write(b"half of")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["result"]
 

@@ -186,7 +186,9 @@ def test_torch_is_never_asked_for_a_value_inside_the_loop(monkeypatch):
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(
-            torch.Tensor, name, lambda x, *a, original=original, name=name, **k: (asked.append(name), original(x, *a, **k))[1]
+            torch.Tensor,
+            name,
+            lambda x, *a, original=original, name=name, **k: (asked.append(name), original(x, *a, **k))[1],
         )
     counts = []
     for m in (2, M):

@@ -55,6 +55,14 @@ def test_quadratic_forms_are_exact_up_to_degree_2m_minus_1(xp, dtype, atol, rtol
     assert (error > 1e-6 * N).all()
 
 
+@pytest.mark.parametrize("kind", [False, 3])
+def test_short_runs_need_no_reorthogonalisation(kind):
+    measure = slq.spectral_measure(A.matrix, reorthogonalize=kind, **RULES)
+    for p in range(2 * M):
+        truth = A.forms(probes(measure), lambda t, p=p: t**p)
+        np.testing.assert_allclose(measure.quadratic_forms(lambda t, p=p: t**p), truth, rtol=1e-11)
+
+
 def test_weights_are_a_probability(xp):
     for kind in (True, False):
         measure = slq.spectral_measure(xp.asarray(A.matrix), reorthogonalize=kind, **RULES)
@@ -255,7 +263,9 @@ def test_functions_never_see_what_is_not_a_ritz_value():
 
 def test_tight_clusters_keep_their_mean():
     exact = problem(1.0 + 1e-14 * np.linspace(-0.5, 0.5, N))
-    assert float(slq.spectral_measure(exact.matrix, num_probes=4, num_steps=M).trace()) / N == pytest.approx(1, abs=1e-12)
+    assert float(slq.spectral_measure(exact.matrix, num_probes=4, num_steps=M).trace()) / N == pytest.approx(
+        1, abs=1e-12
+    )
 
 
 # Log-determinants

@@ -175,8 +175,8 @@ RETURNS = {
     "column": (lambda x: x[:, None], ShapeError, r"returned shape \(24, 1\) for an input of shape \(24,\)"),
     "row": (lambda x: x[None], ShapeError, r"returned shape \(1, 24\)"),
     "array scalar": (lambda x: x.sum(), ShapeError, r"returned shape \(\)"),
-    "number": (lambda x: 1.0, PlacementError, "returned float; expected an array of numpy"),
-    "nothing": (lambda x: None, PlacementError, "returned NoneType; expected an array of numpy"),
+    "number": (lambda _: 1.0, PlacementError, "returned float; expected an array of numpy"),
+    "nothing": (lambda _: None, PlacementError, "returned NoneType; expected an array of numpy"),
     "list": (lambda x: x.tolist(), PlacementError, "returned list; expected an array of numpy"),
     "single precision": (lambda x: x.astype(np.float32), DtypeError, "returned dtype float32 for an input of float64"),
     "complex": (lambda x: x + 0j, DtypeError, "returned dtype complex128 for an input of float64"),
@@ -206,7 +206,7 @@ def test_a_product_stays_in_its_library(xp):
 def test_a_product_stays_on_its_device():
     xs = pytest.importorskip("array_api_strict")
     operator = aslinearoperator(lambda x: xs.asarray(to_host(x)), like=xs.zeros(N, device=xs.Device("device1")))
-    with pytest.raises(PlacementError, match="returned an array on .*CPU_DEVICE.* for one on .*device1"):
+    with pytest.raises(PlacementError, match=r"returned an array on .*CPU_DEVICE.* for one on .*device1"):
         slq.lanczos(operator, xs.asarray(X, device=xs.Device("device1")), 2)
 
 

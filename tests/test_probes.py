@@ -94,9 +94,15 @@ def test_the_streams_stay_what_they_are():
     # Published results name their seed: these values must never change.
     signs = draw(slq.rademacher, 0, [0], n=16)[0]
     assert "".join("+" if s > 0 else "-" for s in signs) == "+--+++--++-+-+++"
-    np.testing.assert_allclose(draw(slq.gaussian, 1, [2], n=3)[0], [-0.1859662183949899, 2.0444095470720294, -0.553568424179538], rtol=1e-14)
-    np.testing.assert_allclose(draw(slq.gaussian, 1, [2], n=1, like=COMPLEX)[0], [(-0.13149797409871583+1.4456158542571502j)], rtol=1e-14)
-    np.testing.assert_allclose(draw(slq.steinhaus, 1, [2], n=1, like=COMPLEX)[0], [(0.7220916364039692+0.6917974187834456j)], rtol=1e-14)
+    np.testing.assert_allclose(
+        draw(slq.gaussian, 1, [2], n=3)[0], [-0.1859662183949899, 2.0444095470720294, -0.553568424179538], rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        draw(slq.gaussian, 1, [2], n=1, like=COMPLEX)[0], [(-0.13149797409871583 + 1.4456158542571502j)], rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        draw(slq.steinhaus, 1, [2], n=1, like=COMPLEX)[0], [(0.7220916364039692 + 0.6917974187834456j)], rtol=1e-14
+    )
 
 
 @every_sampler

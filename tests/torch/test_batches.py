@@ -121,14 +121,14 @@ def test_ignored_tokens(sum_and_weight, distance):
 
 def undefined_mean(model, batch):
     """The mean over no sample is 0/0; its product with the weight zero is still not a number."""
-    weight = (batch[1] >= 0).sum()
-    return F.cross_entropy(model(batch[0]), batch[1], ignore_index=-1).square() * weight, weight
+    valid = batch[1] >= 0
+    each = F.cross_entropy(model(batch[0]), batch[1], ignore_index=-1, reduction="none")
+    return (valid * each).sum() / valid.sum() * valid.sum(), valid.sum()
 
 
 def nothing_to_do(model, batch):
-    weight = (batch[1] >= 0).sum()
-    mean = F.cross_entropy(model(batch[0]), batch[1], ignore_index=-1).square() if weight else torch.zeros(())
-    return mean * weight, weight
+    valid = batch[1] >= 0
+    return (undefined_mean(model, batch)[0] if valid.any() else torch.zeros(())), valid.sum()
 
 
 # Fails: products and gradients must leave out batches of weight zero, as the first pass over the data does.
