@@ -14,7 +14,7 @@ from .problems import placement
 SIZES = (64, 212, 10)  # 15,910 parameters
 NUM_SAMPLES = 1797
 NUM_PROBES, NUM_STEPS = 5, 20
-ROUNDS = 3
+ROUNDS = 2
 
 
 def numbers() -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ __all__ = [
     "recurrence_like",
     "scale_rows",
     "set_row",
+    "subtract_components",
     "subtract_rows",
     "to_host",
 ]
@@ -201,8 +202,14 @@ def project_out(rows: Array, vectors: Array) -> Array:
     xp = array_namespace(vectors)
     conj = xp.conj if _is_complex(vectors) else (lambda x: x)  # conjugates vectors, never the rows
     v = vectors[:, None, :]
-    components = conj(xp.matmul(conj(v), xp.matrix_transpose(rows)))
-    return (v - xp.matmul(components, rows))[:, 0, :]
+    return subtract_components(rows, conj(xp.matmul(conj(v), xp.matrix_transpose(rows)))[:, 0, :], vectors)
+
+
+@fused
+def subtract_components(rows: Array, components: Array, vectors: Array) -> Array:
+    """Vector i of (k, n) minus Σᵣ components[i, r] rows[i, r]."""
+    xp = array_namespace(vectors)
+    return vectors - xp.matmul(xp.astype(components, vectors.dtype)[:, None, :], rows)[:, 0, :]
 
 
 def first_rows(block: Array, rows: int) -> Array:

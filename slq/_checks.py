@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 
-from slq._arrays import Array, dot, namespace, norm, precision, to_host
-from slq._operators import LinearOperator, inner
-from slq.errors import NonFiniteError, NotSymmetricError, SymmetryWarning
+from slq._arrays import Array, dot, namespace, norm, precision, real, to_host
+from slq._operators import LinearOperator, apply, inner
+from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
 __all__ = ["judge_second_product", "look_at_first_product", "require_finite"]
 
@@ -20,29 +20,38 @@ _WRONG = 1e-2
 _SAFE_EXPONENT = {True: 300, False: 20}
 
 
-def look_at_first_product(A: LinearOperator, v: Array, w: Array, *, check: bool) -> float:
+def look_at_first_product(A: LinearOperator, v: Array, w: Array, before: Array | None) -> float:
     """Judge w = A v and return the power of two that brings it to order one (1.0 if it is near enough).
 
-    One read: the size of each row of w, its length, and the products vᵢᴴA vⱼ, whose asymmetry is that of A.
+    `before` is a copy of v from before the product, or None if nothing but finiteness is to be judged. One read: the
+    size of each row of w, what the product changed in v, the lengths, and the vᵢᴴA vⱼ, whose asymmetry is that of A.
     """
     xp = namespace(v)
     custom = hasattr(A, "vecdot")  # then rows may be parts of vectors: ask the operator, and skip local products
-    size = norm(inner(A)(w, w)) if custom else xp.max(xp.abs(w), axis=-1)
-    columns = [xp.real(size) if xp.isdtype(size.dtype, "complex floating") else size]
-    pairs = check and not custom and v.shape[0] > 1
+    size = real(norm(inner(A)(w, w))) if custom else xp.max(xp.abs(w), axis=-1)
+    columns = [size]
+    pairs = before is not None and not custom and v.shape[0] > 1
+    if before is not None:
+        columns.append(xp.astype(xp.max(xp.abs(v - before), axis=-1), size.dtype))
+    unit_rows = w / xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))[:, None] if pairs else w
     if pairs:
-        unit_rows = w / xp.where(xp.abs(size) > 0, size, xp.ones_like(size))[:, None]
-        products = xp.matmul(xp.conj(v) if xp.isdtype(v.dtype, "complex floating") else v, unit_rows.T)
+        products = xp.matmul(xp.conj(v) if _is_complex(v) else v, unit_rows.T)
         columns.append(xp.astype(norm(dot(unit_rows, unit_rows)), size.dtype))
-        for part in (xp.real, xp.imag) if xp.isdtype(products.dtype, "complex floating") else (lambda x: x,):
+        for part in (xp.real, xp.imag) if _is_complex(v) else (lambda x: x,):
             columns.extend(part(products)[i, :] for i in range(v.shape[0]))
     seen = to_host(xp.stack(columns)).astype(np.float64)
     _require_finite_rows(seen[0])
-    if pairs:
-        _judge_products(seen, A.shape[0], precision(A.like))
+    if before is not None and seen[1].any():
+        raise AliasedOutputError("the product wrote into its input; let it work on a copy, or return a new array")
+    if pairs and seen[0].any():
+        _judge_products(A, unit_rows, seen)
     exponent = int(np.frexp(seen[0].max())[1])
     safe = _SAFE_EXPONENT[bool(xp.finfo(v.dtype).bits > 32)]
-    return 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, -exponent))
+    return 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, min(-exponent, 1023)))
+
+
+def _is_complex(x: Array) -> bool:
+    return bool(namespace(x).isdtype(x.dtype, "complex floating"))
 
 
 def _require_finite_rows(sizes: np.ndarray) -> None:
@@ -56,16 +65,23 @@ def _require_finite_rows(sizes: np.ndarray) -> None:
         )
 
 
-def _judge_products(seen: np.ndarray, n: int, eps: float) -> None:
-    k = seen.shape[1]
-    size = seen[0] / max(seen[0].max(), np.finfo(np.float64).tiny)  # relative: keeps the extremes finite
-    lengths, products = seen[1] * size, seen[2 : 2 + k] * size
-    if len(seen) > 2 + k:
-        products = products + 1j * seen[2 + k :] * size
+def _judge_products(A: LinearOperator, unit_rows: Array, seen: np.ndarray) -> None:
+    """`seen` as `look_at_first_product` read it; `unit_rows` are the products, each divided by its largest entry."""
+    k, largest, eps = seen.shape[1], seen[0].max(), precision(A.like)
+    size = seen[0] / largest  # relative: keeps the extremes finite
+    lengths, products = seen[2] * size, seen[3 : 3 + k] * size
+    if len(seen) > 3 + k:
+        products = products + 1j * seen[3 + k :] * size
     # For random unit vectors E|uᴴ(A − Aᴴ)v|² = ‖A − Aᴴ‖²/n² and E‖Av‖² = ‖A‖²/n (Frobenius norms).
-    skew = np.abs(products - products.conj().T) ** 2
-    if lengths.any():
-        _judge_asymmetry(float(np.sqrt(n * skew.sum() / (k * (k - 1)) / np.mean(lengths**2))), eps)
+    skew = np.abs(products - products.conj().T)
+    asymmetry = float(np.sqrt(A.shape[0] * (skew**2).sum() / (k * (k - 1)) / np.mean(lengths**2)))
+    if asymmetry <= _suspect(eps):
+        return
+    # Vectors that A nearly annihilates leave nothing but rounding to compare: one more product tells the size of A.
+    again = apply(A, unit_rows, like=A.like)
+    gain = to_host(norm(dot(again, again))).astype(np.float64) / np.maximum(seen[2], np.finfo(np.float64).tiny)
+    if skew.max() * largest > _suspect(eps) * gain.max():
+        _judge_asymmetry(asymmetry, eps)
 
 
 def judge_second_product(alpha: np.ndarray, beta: np.ndarray, returned: np.ndarray, eps: float) -> None:
@@ -76,9 +92,13 @@ def judge_second_product(alpha: np.ndarray, beta: np.ndarray, returned: np.ndarr
         _judge_asymmetry(float((np.abs(returned - beta[:, 0])[going] / size).max()), eps)
 
 
+def _suspect(eps: float) -> float:
+    return max(_SUSPECT, 50 * _FLOOR * eps)
+
+
 def _judge_asymmetry(asymmetry: float, eps: float) -> None:
     """Raise or warn if an estimate of ‖A − Aᴴ‖/‖A‖ is more than products of precision `eps` explain."""
-    suspect = max(_SUSPECT, 50 * _FLOOR * eps)
+    suspect = _suspect(eps)
     mend = "symmetrise it (x ↦ (A x + Aᴴ x)/2), fix its product, or pass check=False"
     if asymmetry > max(_WRONG, suspect):
         raise NotSymmetricError(

@@ -1,5 +1,6 @@
 """Floor 2: the recurrence coefficients of a set of probes, and the quadrature rules they define."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -41,7 +42,7 @@ class Coefficients:
     Raises
     ------
     RequestError
-        If the shapes do not agree, or a coefficient is not finite or a beta negative.
+        If a field is not what it should be: shapes, signs, finiteness, types, or a probe that occurs twice.
     """
 
     alpha: np.ndarray
@@ -56,6 +57,7 @@ class Coefficients:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._require_numbers()
         k = len(self.alpha)
         settled = {
             "alpha": _frozen(self.alpha),
@@ -71,10 +73,30 @@ class Coefficients:
             raise RequestError(
                 f"alpha and beta expect one shape (k, m) with k, m >= 1, got {self.alpha.shape} and {self.beta.shape}"
             )
-        if not {len(self.seeds), len(self.probe_ids), len(self.squared_norms)} == {k}:
+        if not {len(self.seeds), len(self.probe_ids)} == {k} or self.squared_norms.shape != (k,):
             raise RequestError(f"seeds, probe_ids and squared_norms expect one entry for each of the {k} probes")
         if not (np.isfinite(self.alpha).all() and np.isfinite(self.beta).all() and (self.beta >= 0).all()):
             raise RequestError("alpha and beta must be finite, and beta not negative")
+        if not (np.isfinite(self.squared_norms).all() and (self.squared_norms > 0).all()):
+            raise RequestError("squared_norms must be finite and positive")
+        if self.sampler != "fixed" and len(set(zip(self.seeds, self.probe_ids, strict=True))) < k:
+            raise RequestError(f"a probe occurs twice among seeds {self.seeds} and probe_ids {self.probe_ids}")
+
+    def _require_numbers(self) -> None:
+        for name in ("alpha", "beta", "squared_norms"):
+            if np.asarray(getattr(self, name)).dtype.kind not in "fiu":
+                raise RequestError(f"{name} expects real numbers, got {np.asarray(getattr(self, name)).dtype}")
+        if not _is_count(self.n) or self.n < 1:
+            raise RequestError(f"n expects an integer >= 1, got {self.n!r}")
+        if not isinstance(self.eps, float) or not 0 < self.eps < 1:
+            raise RequestError(f"eps expects a number between 0 and 1, got {self.eps!r}")
+        if not isinstance(self.sampler, str):
+            raise RequestError(f"sampler expects a name, got {self.sampler!r}")
+        if not all(_is_count(i) for i in (*self.seeds, *self.probe_ids)):
+            raise RequestError("seeds and probe_ids expect integers >= 0")
+
+    def __reduce__(self) -> tuple:  # a mapping proxy cannot be pickled
+        return functools.partial(type(self), **self.state() | {"provenance": dict(self.provenance)}), ()
 
     # What the coefficients say directly
 
@@ -158,6 +180,10 @@ class Coefficients:
     def changed(self, **changes: Any) -> Self:
         """A copy with other values in some fields."""
         return type(self)(**self.state() | changes)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
 
 
 def _frozen(values: Any) -> np.ndarray:

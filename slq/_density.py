@@ -6,7 +6,7 @@ import numpy as np
 
 from slq.errors import WidthError
 
-__all__ = ["adaptive_grid", "default_width", "gaussian_kernel", "smooth"]
+__all__ = ["adaptive_grid", "default_width", "gaussian_kernel", "moved_mass", "smooth"]
 
 Kernel = Callable[[np.ndarray], np.ndarray]
 

@@ -8,6 +8,7 @@ import numpy as np
 from slq import _checks
 from slq._arrays import (
     Array,
+    device_of,
     empty_like,
     first_rows,
     fused,
@@ -21,6 +22,7 @@ from slq._arrays import (
     recurrence_like,
     scale_rows,
     set_row,
+    subtract_components,
     subtract_rows,
     to_host,
 )
@@ -109,10 +111,12 @@ def lanczos(
     A = aslinearoperator(A)
     num_steps = positive_int("num_steps", num_steps)
     keep = _basis_size(reorthogonalize, num_steps)
-    v = _start(A, V)
+    with np.errstate(over="ignore", invalid="ignore"):
+        v = _start(A, V)
     basis = _Basis(keep)
     everything = _Basis(num_steps) if return_basis and keep < num_steps else basis
-    alpha, beta = _recurrence(A, v, num_steps, basis, everything, check, progress)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # found in the coefficients, and named
+        alpha, beta = _recurrence(A, v, num_steps, basis, everything, check, progress)
     lengths = run_lengths(beta)
     for i, length in enumerate(lengths):
         _checks.require_finite(alpha[i, :length], beta[i, :length], probe=i)
@@ -143,7 +147,9 @@ def _start(A: LinearOperator, V: Array) -> Array:
             f"the operator multiplies arrays of {library_name(A.like)}, but V is of {found}; convert V"
         )
     xp = namespace(V)
-    V = V if V.ndim == 2 else V[None, ...]
+    if device_of(V) != device_of(A.like):
+        raise PlacementError(f"V is on {device_of(V)} but the operator multiplies on {device_of(A.like)}; move V there")
+    V = V if V.ndim != 1 else V[None, ...]
     n_local = A.shape[0] if not hasattr(A, "index") else V.shape[-1]
     if V.ndim != 2 or V.shape[0] == 0 or V.shape[1] != n_local:
         raise ShapeError(f"V expects shape (k, {n_local}) with k >= 1, each row a start vector, got {tuple(V.shape)}")
@@ -151,8 +157,9 @@ def _start(A: LinearOperator, V: Array) -> Array:
     if xp.isdtype(V.dtype, "complex floating") and not xp.isdtype(like.dtype, "complex floating"):
         raise RequestError(f"V is complex but the operator works in {A.like.dtype}; give real start vectors")
     V = V if V.dtype == like.dtype else xp.astype(V, like.dtype)
-    # Scaling by the largest entry first keeps the squares of extreme vectors finite.
-    V = scale_rows(V, 1 / _nonzero(xp.max(xp.abs(V), axis=-1)))
+    if not hasattr(A, "vecdot"):  # a part of a vector does not know the largest entry of the whole
+        # Division by the largest entry first keeps the squares of extreme vectors finite.
+        V = V / _nonzero(xp.max(xp.abs(V), axis=-1))[:, None]
     length = norm(inner(A)(V, V))
     on_host = to_host(length)
     bad = np.flatnonzero(~(np.isfinite(on_host) & (on_host > 0)))
@@ -185,10 +192,15 @@ class _Basis:
         self._chunks[-1] = set_row(self._chunks[-1], row, v)
         self._size += 1
 
-    def remove_from(self, w: Array) -> Array:
+    def remove_from(self, w: Array, vecdot: Callable[[Array, Array], Array] | None) -> Array:
         """`w` without its components along the basis: Gram-Schmidt, classical in a chunk, modified between chunks."""
         for i, chunk in enumerate(self._chunks):
-            w = project_out(first_rows(chunk, self._size - i * _ROWS), w)
+            rows = first_rows(chunk, self._size - i * _ROWS)
+            if vecdot is None:
+                w = project_out(rows, w)
+                continue
+            # the operator's own inner product, which may reduce over processes
+            w = subtract_components(rows, vecdot(rows, w[:, None, :]), w)
         return w
 
     def array(self) -> Array:
@@ -208,13 +220,15 @@ def _recurrence(
     rounding = _BREAKDOWN[bool(xp.finfo(v.dtype).bits > 32)] * precision(like)
     alphas: list[Array] = []
     betas: list[Array] = []
+    own_dot = getattr(A, "vecdot", None)
     v_before = returned = None
     norm_seen: Any = 0.0
     unit = 1.0
     for j in range(num_steps):
+        before = xp.asarray(v, copy=True) if check and j == 0 else None
         w = apply(A, v, like=A.like)
         if j == 0:
-            unit = _checks.look_at_first_product(A, v, w, check=check)
+            unit = _checks.look_at_first_product(A, v, w, before)
         if unit != 1.0:
             w = w * unit
         if j == 1:  # v₀ᴴA v₁ = conj(v₁ᴴA v₀) = α₀ v₀ᴴv₁ + β₀ if A is Hermitian: judged when all is read
@@ -226,7 +240,7 @@ def _recurrence(
         basis.append(v)
         if everything is not basis:
             everything.append(v)
-        w = basis.remove_from(basis.remove_from(w))
+        w = basis.remove_from(basis.remove_from(w, own_dot), own_dot)
         b_before = betas[-1] if betas else xp.zeros_like(a)
         v_before = v
         v, b, norm_seen = _close_step(w, a, real(dot(w, w)), b_before, norm_seen, rounding)

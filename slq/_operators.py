@@ -79,7 +79,7 @@ class _ColumnProduct:
         self._multiply = multiply
 
     def matvec(self, x: Array, /) -> Array:
-        return self._multiply(x) if x.ndim == 1 else self._multiply(x.T).T
+        return self._multiply(x[:, None])[:, 0] if x.ndim == 1 else self._multiply(x.T).T
 
 
 class _Function:
@@ -93,7 +93,7 @@ class _Function:
 
     def matvec(self, x: Array, /) -> Array:
         if x.ndim == 1:
-            return self._function(x[None, :])[0] if self._batched else self._function(x)
+            return self._function(x[None, :])[0, ...] if self._batched else self._function(x)
         if self._batched:
             return self._function(x)
         products = [self._function(x[i, ...]) for i in range(x.shape[0])]

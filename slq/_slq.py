@@ -14,7 +14,7 @@ from slq._operators import LinearOperator, aslinearoperator, inner, put
 from slq._probes import Sampler, gaussian, rademacher, seed_of, sphere, steinhaus
 from slq._quadrature import run_lengths
 from slq._version import __version__
-from slq.errors import ClippedStepsWarning, RequestError
+from slq.errors import ClippedStepsWarning, RequestError, ShapeError
 
 __all__ = ["extend", "logdet", "spectral_measure", "spectral_sum"]
 
@@ -108,7 +108,7 @@ def spectral_measure(
             "seeds": (seed,) * k,
             "probe_ids": tuple(ids),
         }
-    step = k if batch_size is None else positive_int("batch_size", batch_size)
+    step = max(k, 1) if batch_size is None else positive_int("batch_size", batch_size)
     parts = []
     for low in range(0, k, step):
         V = draw(low, min(low + step, k))
@@ -125,7 +125,7 @@ def spectral_measure(
     return SpectralMeasure(
         alpha,
         beta,
-        A.shape[0],
+        int(A.shape[0]),
         **identity,
         squared_norms=norms,
         is_complex=_is_complex(A),
@@ -134,7 +134,7 @@ def spectral_measure(
             "slq": __version__,
             "library": library_name(A.like),
             "dtype": str(A.like.dtype).removeprefix("torch."),
-            "reorthogonalize": reorthogonalize,
+            "reorthogonalize": _plain(reorthogonalize),
         },
     )
 
@@ -144,6 +144,10 @@ def _clipped(num_steps: int, n: int, reorthogonalize: bool | int) -> int:
     return min(num_steps, n) if reorthogonalize is True else num_steps
 
 
+def _plain(option: bool | int) -> bool | int:
+    return bool(option) if isinstance(option, bool | np.bool_) else int(option)
+
+
 def _first(first_probe: Any) -> int:
     if not isinstance(first_probe, int | np.integer) or isinstance(first_probe, bool) or first_probe < 0:
         raise RequestError(f"first_probe= expects an integer >= 0, got {first_probe!r}")
@@ -151,6 +155,8 @@ def _first(first_probe: Any) -> int:
 
 
 def _count_rows(vectors: Array) -> int:
+    if vectors.ndim not in (1, 2) or 0 in vectors.shape:
+        raise ShapeError(f"probes= expects a (k, n) array, each row a start vector, got shape {tuple(vectors.shape)}")
     return int(vectors.shape[0]) if vectors.ndim == 2 else 1
 
 

@@ -5,7 +5,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -32,18 +32,17 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 
 def load(path: str | os.PathLike[str], make: Callable[..., _T]) -> _T:
     """Read the fields that `save` wrote and build a `make` of them."""
-    try:
-        _refuse_compression(path)
-        with np.load(path, allow_pickle=False) as archive:
-            header = json.loads(str(archive["header"]))
-            arrays = {name: archive[name] for name in _ARRAYS}
-    except OSError:
-        raise
-    except Exception as error:  # zipfile, NumPy and JSON raise a dozen kinds on damaged files
-        raise FileFormatError(
-            f"{Path(path)} is not a measure written by slq, or is damaged ({type(error).__name__}: {error}); "
-            "expected an .npz file from SpectralMeasure.save"
-        ) from error
+    with open(path, "rb") as file:  # only the opening may fail as an OSError
+        try:
+            _refuse_compression(file)
+            with np.load(file, allow_pickle=False) as archive:
+                header = json.loads(str(archive["header"]))
+                arrays = {name: archive[name] for name in _ARRAYS}
+        except Exception as error:  # zipfile, NumPy and JSON raise a dozen kinds on damaged files
+            raise FileFormatError(
+                f"{Path(path)} is not a measure written by slq, or is damaged ({type(error).__name__}: {error}); "
+                "expected an .npz file from SpectralMeasure.save"
+            ) from error
     if not isinstance(header, dict) or header.pop("format", None) != _FORMAT:
         raise FileFormatError(f"{Path(path)} holds something else than a measure; expected format {_FORMAT!r}")
     if header.pop("version", None) != _VERSION:
@@ -54,9 +53,10 @@ def load(path: str | os.PathLike[str], make: Callable[..., _T]) -> _T:
         raise FileFormatError(f"{Path(path)} holds values that cannot be a measure: {error}") from error
 
 
-def _refuse_compression(path: str | os.PathLike[str]) -> None:
+def _refuse_compression(file: IO[bytes]) -> None:
     """Refuse members larger than the file (`save` never compresses): a small file must not claim a large memory."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         claimed = sum(member.file_size for member in archive.infolist())
-    if claimed > os.path.getsize(path) + _SLACK:
+    if claimed > file.seek(0, os.SEEK_END) + _SLACK:
         raise ValueError(f"it claims {claimed} bytes of data")
+    file.seek(0)

@@ -1,6 +1,9 @@
 """Floor 0: every error and warning. Errors derive from `SlqError` and from the builtin that a Python user expects."""
 
+import functools
+
 __all__ = [
+    "AliasedOutputError",
     "ClippedStepsWarning",
     "DataError",
     "DtypeError",
@@ -67,6 +70,13 @@ class NonFiniteError(OperatorError, ArithmeticError):
         super().__init__(message)
         self.probes = probes
         self.step = step
+
+    def __reduce__(self) -> tuple:  # keyword arguments survive the way back from a worker process
+        return functools.partial(type(self), *self.args, probes=self.probes, step=self.step), ()
+
+
+class AliasedOutputError(OperatorError):
+    """A product wrote into its input."""
 
 
 class NotSymmetricError(OperatorError):

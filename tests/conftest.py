@@ -28,6 +28,8 @@ class Library(NamedTuple):
         kind = getattr(self.namespace, dtype or str(values.dtype))
         if self.name == "torch":
             return self.namespace.tensor(values, dtype=kind, device=self.device)
+        if self.name == "cupy":  # places arrays on the current device, and has no argument for another
+            return self.namespace.asarray(values, dtype=kind)
         return self.namespace.asarray(values, dtype=kind, device=self.device)
 
 

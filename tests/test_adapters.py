@@ -95,6 +95,11 @@ def test_what_is_no_mean_over_samples_is_refused(loss, cuts):
         weigh_losses(np.split(SAMPLES, cuts), lambda b: (loss(b), None))
 
 
+def test_equal_halves_do_not_pass_for_a_mean():
+    with pytest.raises(DataError, match="the loss is not a mean over the samples of batch 0"):
+        weigh_losses([np.array([1.0, 2.0, 1.0, 2.0]), SAMPLES], lambda b: (float(b.max()), None))
+
+
 def test_a_mean_may_round():
     def rounded(batch):
         return float(np.float32(batch.mean())), None

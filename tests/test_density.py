@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from slq._density import adaptive_grid, default_width, gaussian_kernel, l1_change, smooth
+from slq._density import adaptive_grid, default_width, gaussian_kernel, moved_mass, smooth
 from slq.errors import WidthError
 
 NODES = np.array([[-1.0, 0.5, 2.0], [-0.5, 0.0, 3.0]])
@@ -79,11 +79,11 @@ def test_a_width_below_the_spacing_of_numbers_is_refused(nodes):
         adaptive_grid(np.array(nodes), 1e-17 * max(nodes))
 
 
-def test_the_change_of_a_rule_is_between_zero_and_two():
+def test_the_moved_mass_is_a_fraction():
     x = adaptive_grid(np.array([0.0, 10.0]), 0.1)
     one, other = ((np.array([[at]]), np.ones((1, 1))) for at in (0.0, 10.0))
-    assert l1_change(x, one, one, 0.1) == 0
-    assert l1_change(x, one, other, 0.1) == pytest.approx(2, abs=1e-9)
+    assert moved_mass(x, one, one, 0.1) == 0
+    assert moved_mass(x, one, other, 0.1) == pytest.approx(1, abs=1e-9)
 
 
 def test_the_default_width_is_the_smallest_that_is_resolved():
@@ -93,7 +93,7 @@ def test_the_default_width_is_the_smallest_that_is_resolved():
     assert width == pytest.approx(np.ptp(rule[0]) / 8 / 2 ** np.round(np.log2(np.ptp(rule[0]) / 8 / width)))
     for factor, resolved in ((1, True), (0.5, False)):
         x = adaptive_grid(np.concatenate([rule[0].ravel(), shorter[0].ravel()]), factor * width)
-        assert (l1_change(x, rule, shorter, factor * width) < 0.01) == resolved
+        assert (moved_mass(x, rule, shorter, factor * width) < 0.01) == resolved
     finer = default_width(*((x[None], w[None] / 2) for x, w in (gauss(160), gauss(128))), 1.0)
     assert finer < width / 2
 

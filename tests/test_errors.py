@@ -7,6 +7,7 @@ import pytest
 from slq import errors
 
 BUILTINS = {
+    "AliasedOutputError": ValueError,
     "DataError": ValueError,
     "DtypeError": TypeError,
     "FileFormatError": ValueError,

@@ -67,9 +67,17 @@ def test_converged_compares_the_quadrature_with_the_sampling_error():
 
 def test_an_estimate_reads_like_a_number():
     assert float(EXAMPLE) == 10.0
-    assert str(EXAMPLE) == "10 ± 2"
-    assert str(change(value=812.4321, stderr=1.912)) == "812.432 ± 1.9"
-    assert str(change(truncation=3.0)) == "10 ± 2 (quadrature ± 3: more steps)"
+    assert str(EXAMPLE) == "10.0 ± 2.0"
+    assert str(change(value=812.4321, stderr=1.912)) == "812.4 ± 1.9"
+    assert str(change(truncation=3.0)) == "10.0 ± 2.0 (quadrature ± 3: more steps)"
+    for value, stderr, text in (
+        (240.0, 130.0, "240 ± 130"),
+        (3.0, 0.0, "3 ± 0"),
+        (5.0, 1e-20, "5.00000000000000 ± 1e-20"),  # no digit more than a float has
+        (2.5e8, 3e6, "2.5e+08 ± 3e+06"),
+        (1e-9, 1e-10, "1e-09 ± 1e-10"),
+    ):
+        assert str(change(value=value, stderr=stderr, truncation=0.0)) == text
     assert str(change(value=np.zeros(3))) == "Estimate of 3 values"
     assert (
         str(Density(**vars(EXAMPLE) | {"value": np.zeros(3), "x": np.zeros(3), "width": 0.1})) == "Density of 3 values"

@@ -61,7 +61,6 @@ def test_long_runs_stay_orthogonal_where_the_recurrence_alone_does_not():
     assert loss[False] > 0.5  # the problem is hard enough to tell them apart
 
 
-# With an integer, the kept vectors beyond it are orthogonalised against too.
 @pytest.mark.parametrize("kind", [False, 0, 5, True, np.int64(5), np.True_])
 def test_returning_the_basis_changes_no_number(kind):
     exact = problem(strakos(60))
@@ -71,6 +70,17 @@ def test_returning_the_basis_changes_no_number(kind):
     assert plain.basis is None
     np.testing.assert_array_equal(with_basis.alpha, plain.alpha)
     np.testing.assert_array_equal(with_basis.beta, plain.beta)
+
+
+@pytest.mark.parametrize("gap", [1e-6, 1e-9])
+def test_vectors_stay_orthogonal_where_little_is_left_of_them(gap):
+    # Three clusters: after three steps the residual is of the size of the cluster, and dividing by it lifts the
+    # components along earlier vectors to eps/gap, unless these are removed once more.
+    exact = problem(np.repeat([1.0, 2.0, 3.0], N // 3) + gap * indefinite(N))
+    run = slq.lanczos(exact.matrix, V, 5, return_basis=True)
+    assert 0 < run.beta[:, 2].max() < 10 * gap
+    gram = run.basis @ np.swapaxes(run.basis, 1, 2)
+    np.testing.assert_allclose(gram, np.tile(np.eye(5), (K, 1, 1)), atol=30 * N * 2.0**-52)
 
 
 def test_reorthogonalisation_against_the_first_vectors_finds_the_bulk():
@@ -123,6 +133,20 @@ def test_a_run_ends_for_one_probe_and_continues_for_the_others(xp):
     np.testing.assert_allclose(run.alpha[0, 0], A.eigenvalues[0], atol=1e-14)
     np.testing.assert_array_equal(run.alpha[0, 1:], 0.0)
     np.testing.assert_allclose(run.alpha[2], slq.lanczos(A.matrix, V[:1], M).alpha[0], atol=1e-11)
+
+
+def test_what_a_product_makes_of_zero_vectors_does_not_matter():
+    def normalises(x):
+        length = np.linalg.norm(x, axis=-1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            return (x / length) @ A.matrix * length  # NaN for the zero vectors of runs that have ended
+
+    start = np.stack([A.vectors[0], V[0]])
+    run = slq.lanczos(slq.aslinearoperator(normalises, like=V[0], batched=True), start, M)
+    expected = slq.lanczos(A.matrix, start, M)
+    assert (run.beta[0] == 0).all()
+    assert (run.alpha[0, 1:] == 0).all()
+    np.testing.assert_allclose(run.alpha, expected.alpha, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

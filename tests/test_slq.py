@@ -116,8 +116,12 @@ def test_probes_are_a_sampler_or_an_array(value):
 
 
 def test_more_steps_than_dimensions_are_cut_with_a_warning():
-    with pytest.warns(ClippedStepsWarning, match="num_steps=80 exceeds the dimension 24"):
+    with pytest.warns(ClippedStepsWarning, match="num_steps=80 exceeds the dimension: 24 steps are exact"):
         assert slq.spectral_measure(A.matrix).num_steps == 24
+
+
+def test_runs_that_end_early_are_not_warned_about():
+    assert slq.spectral_measure(np.eye(24)).products == 10
 
 
 def test_short_cuts_are_the_long_way():
