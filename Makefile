@@ -5,6 +5,8 @@ CONSTRAINTS ?= constraints.txt
 BIN         := $(VENV)/bin
 PIP         := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 PYTEST      := $(BIN)/python -m pytest
+# One thread per process: the processes take the cores.
+SERIAL      := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 ASV         := $(BIN)/asv --config benchmarks/asv.conf.json
 
 .PHONY: demo test doctest check format docs bench bench-check clean
@@ -13,12 +15,12 @@ demo: $(VENV)/.demo
 	$(BIN)/slq demo
 
 test: $(VENV)/.test
-	$(PYTEST) -m "not slow"
+	$(SERIAL) $(PYTEST) -n auto -m "not slow"
 
 # The code blocks of README.md and docs/ are programs: run them.
 doctest: $(VENV)/.test
-	$(PYTEST) README.md docs
-	$(PYTEST) --doctest-modules slq backends
+	$(SERIAL) $(PYTEST) -n auto --dist loadfile README.md docs
+	$(SERIAL) $(PYTEST) --doctest-modules slq backends
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -16,12 +16,14 @@ __all__ = [
     "detach",
     "device_of",
     "dot",
+    "empty_dense",
     "empty_like",
     "first_rows",
     "from_host",
     "fused",
     "is_array",
     "is_numpy",
+    "is_sparse",
     "library_name",
     "namespace",
     "norm",
@@ -88,6 +90,16 @@ def empty_like(x: Array) -> Array:
     """An array of size 0 that carries the library, dtype and device of `x`."""
     xp = array_namespace(x)
     return xp.empty((0,), dtype=x.dtype, device=device_of(x))
+
+
+def is_sparse(x: Array) -> bool:
+    """Whether `x` is one of torch's sparse tensors, which pass for arrays but support little more than a product."""
+    return is_torch_array(x) and x.layout is not sys.modules["torch"].strided
+
+
+def empty_dense(x: Array) -> Array:
+    """`empty_like` for a sparse tensor."""
+    return sys.modules["torch"].empty(0, dtype=x.dtype, device=x.device)
 
 
 def detach(x: Array) -> Array:

@@ -13,9 +13,11 @@ from slq._arrays import (
     detach,
     device_of,
     dot,
+    empty_dense,
     empty_like,
     from_host,
     is_array,
+    is_sparse,
     library_name,
     namespace,
     promote_inexact,
@@ -160,6 +162,8 @@ def _wrap(A: Any, n: int | None, like: Array, batched: bool) -> LinearOperator:
     if is_array(A):
         if A.ndim != 2:
             raise ShapeError(f"expected a matrix with 2 dimensions, got an array of shape {tuple(A.shape)}")
+        if is_sparse(A):
+            return _ColumnProduct(lambda x: A @ x, A.shape, empty_dense(A))
         return _Matrix(np.asarray(A) if isinstance(A, np.matrix) else A)
     if hasattr(A, "shape") and (hasattr(A, "matmat") or hasattr(A, "__matmul__")):
         like = _guess_like(A) if like is None else empty_like(like)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from slq.errors import DataError
+from slq.errors import DataError, OperatorError
 
 __all__ = ["Batches", "Weighed", "weigh"]
 
@@ -48,6 +48,28 @@ class Weighed(NamedTuple):
     loss: float
     weight: float
     num_batches: int
+    any_ignored: bool  # a batch had weight zero, so that later passes must look for such batches too
+
+    def require_same_size(self, num_batches: int, weight: float | None) -> None:
+        """Raise if a later pass has another number of batches or, where known without waiting, of samples."""
+        if num_batches != self.num_batches:
+            raise DataError(
+                f"the data gave {self.num_batches} batches at first and {num_batches} now; "
+                "every pass must read the same"
+            )
+        if weight is not None and weight != self.weight:
+            raise DataError(
+                f"the data gave {self.weight:g} samples at first and {weight:g} now; every pass must read the same"
+            )
+
+    def require_same_loss(self, summed_loss: float, rtol: float) -> None:
+        """Raise if a later pass finds another loss: other samples, augmentation, or other parameters."""
+        loss = summed_loss / self.weight
+        if not abs(loss - self.loss) <= rtol * max(abs(loss), abs(self.loss)):
+            raise OperatorError(
+                f"the mean loss was {self.loss:.9g} and is now {loss:.9g}: the data or the parameters changed after "
+                "the operator was built; build a new operator, and if the loader augments, switch that off"
+            )
 
 
 def weigh(
@@ -81,12 +103,14 @@ def weigh(
         If there are no batches, no weight, a loss that is not finite, or a scalar loss that is no mean over samples.
     """
     total = weight = 0.0
+    any_ignored = False
     number = -1
     unverified: list[tuple[int, Any, float, int]] = []
     for number, batch in enumerate(batches):
         loss, batch_weight = evaluate(batch)
         if batch_weight == 0:
-            continue  # wholly ignored; its mean may be 0/0
+            any_ignored = True  # and its mean may be 0/0
+            continue
         if not np.isfinite(loss):
             raise DataError(
                 f"the loss of batch {number} is {loss}; its second derivatives would silently come out as zero"
@@ -108,7 +132,7 @@ def weigh(
         raise DataError("the data hold no batch; check the loader, its sampler and drop_last")
     if not weight > 0:
         raise DataError("all batches have weight zero: no sample counts, so there is no mean loss")
-    return Weighed(total / weight, weight, number + 1)
+    return Weighed(total / weight, weight, number + 1, any_ignored)
 
 
 def _verify_mean(
@@ -127,7 +151,10 @@ def _verify_mean(
             "let the loss return (sum, weight)"
         )
     for at in {1, size // 2} - {0, size}:
-        first, rest = evaluate(cut(batch, 0, at))[0], evaluate(cut(batch, at, size))[0]
+        try:
+            first, rest = evaluate(cut(batch, 0, at))[0], evaluate(cut(batch, at, size))[0]
+        except (ArithmeticError, RuntimeError, TypeError, ValueError):  # batch statistics of one sample, for example
+            first = rest = np.nan
         mean = (at * first + (size - at) * rest) / size
         scale = max(abs(loss), abs(mean), (at * abs(first) + (size - at) * abs(rest)) / size)
         if not abs(mean - loss) <= rtol * scale:  # also when a part has no mean at all (NaN)

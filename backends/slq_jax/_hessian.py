@@ -1,6 +1,6 @@
 """The Hessian of a mean loss over a data set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from slq.adapters import Batches, weigh
-from slq.errors import DataError, RequestError, ShapeError
+from slq.errors import RequestError, ShapeError
 from slq_jax._parameters import join, result_dtype, split, to_device_tree
 
 __all__ = ["HessianOperator", "hessian_operator"]
@@ -79,22 +79,20 @@ class HessianOperator:
         self.shape = (n, n)
         self.like = jnp.empty(0, dtype=result_dtype(self._params), device=leaves[0].sharding)
         eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
-        self._weighed = weigh(self._batches, self._evaluate, _size, _cut, rtol=eps**0.5)
+        self._rtol = eps**0.5
+        self._weighed = weigh(self._batches, self._evaluate, _size, _cut, self._rtol)
+        self._confirmed = False  # that a second pass reads the same
 
     def matvec(self, x: jax.Array, /) -> jax.Array:
         """The product of the Hessian with each row of `x`: (..., n) -> (..., n), one pass over the data."""
+        if x.ndim == 0 or x.shape[-1] != self.shape[0]:
+            raise ShapeError(f"matvec expects vectors of shape (..., {self.shape[0]}), got {x.shape}")
         vectors = x.reshape(-1, self.shape[0])
-        total = jnp.zeros_like(vectors)
-        for batch in self._read():
-            total = total + _products(self._loss_fn, self._params, batch, vectors)
-        return (total / self._weighed.weight).reshape(x.shape)
+        return (self._sum(lambda batch: _products(self._loss_fn, self._params, batch, vectors))).reshape(x.shape)
 
     def gradient(self) -> jax.Array:
         """The gradient of the mean loss, flat, in the order of the tree's leaves."""
-        total = jnp.zeros_like(self.like, shape=(self.shape[0],))
-        for batch in self._read():
-            total = total + _gradient(self._loss_fn, self._params, batch)
-        return total / self._weighed.weight
+        return self._sum(lambda batch: _gradient(self._loss_fn, self._params, batch))
 
     def loss(self) -> float:
         """The mean loss over the data."""
@@ -108,16 +106,23 @@ class HessianOperator:
         """A tree like the parameters as a flat (n,) vector."""
         return join(tree, self._params)
 
-    def _read(self) -> Iterator[Any]:
-        number = 0
+    def _sum(self, term: Callable[[Any], tuple[jax.Array, jax.Array, Any]]) -> jax.Array:
+        """The weighted mean of a term over the batches; the pass is compared with the first one."""
+        number, samples = 0, 0.0
+        total: Any = 0.0
+        summed: Any = 0.0
         for batch in self._batches:
+            value, loss, weight = term(batch)
             number += 1
-            yield batch
-        if number != self._weighed.num_batches:
-            raise DataError(
-                f"the data gave {self._weighed.num_batches} batches at first and {number} now; "
-                "every pass must read the same"
-            )
+            if self._weighed.any_ignored and weight is not None and float(weight) == 0:
+                continue
+            samples += (_size(batch) or 1) if weight is None else 0
+            total, summed = total + value, summed + loss
+        self._weighed.require_same_size(number, samples or None)
+        if not self._confirmed:  # once: reading a number from the device waits for it
+            self._weighed.require_same_loss(float(summed), self._rtol)
+            self._confirmed = True
+        return total / self._weighed.weight
 
     def _evaluate(self, batch: Any) -> tuple[float, float | None]:
         loss, weight = _loss_and_weight(self._loss_fn, self._params, batch)
@@ -136,21 +141,28 @@ def _loss_and_weight(loss_fn: LossFunction, params: Any, batch: Any) -> tuple[ja
     return loss.reshape(()), weight
 
 
-def _summed_loss(loss_fn: LossFunction, params: Any, batch: Any) -> jax.Array:
+def _summed_loss(loss_fn: LossFunction, params: Any, batch: Any) -> tuple[jax.Array, Any]:
+    """Loss times weight, and the weight that the loss function returned."""
     loss, weight = _loss_and_weight(loss_fn, params, batch)
-    return loss * (_size(batch) or 1) if weight is None else loss
+    return (loss * (_size(batch) or 1) if weight is None else loss), weight
+
+
+def _gradient_and_loss(loss_fn: LossFunction, batch: Any, params: Any) -> tuple[Any, tuple[jax.Array, Any]]:
+    (loss, weight), gradient = jax.value_and_grad(partial(_summed_loss, loss_fn), has_aux=True)(params, batch)
+    return gradient, (loss, weight)
 
 
 @partial(jax.jit, static_argnums=0)
-def _gradient(loss_fn: LossFunction, params: Any, batch: Any) -> jax.Array:
-    return join(jax.grad(partial(_summed_loss, loss_fn))(params, batch), params)
+def _gradient(loss_fn: LossFunction, params: Any, batch: Any) -> tuple[jax.Array, jax.Array, Any]:
+    gradient, (loss, weight) = _gradient_and_loss(loss_fn, batch, params)
+    return join(gradient, params), loss, weight
 
 
 @partial(jax.jit, static_argnums=0)
-def _products(loss_fn: LossFunction, params: Any, batch: Any, vectors: jax.Array) -> jax.Array:
+def _products(loss_fn: LossFunction, params: Any, batch: Any, vectors: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
     """Hessian of the summed loss times each row: the linearisation is shared, its residuals exist once."""
-    _, push = jax.linearize(lambda p: jax.grad(partial(_summed_loss, loss_fn))(p, batch), params)
-    return jax.lax.map(lambda v: join(push(split(v, params)), params), vectors)
+    _, push, (loss, weight) = jax.linearize(partial(_gradient_and_loss, loss_fn, batch), params, has_aux=True)
+    return jax.lax.map(lambda v: join(push(split(v, params)), params), vectors), loss, weight
 
 
 def _size(batch: Any) -> int | None:

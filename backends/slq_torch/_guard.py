@@ -15,7 +15,11 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
 
     Forward passes in training mode change buffers (running statistics) and draw random numbers (dropout, loaders).
     """
-    buffers = [(b, b.detach().clone()) for b in model.buffers()] if any(m.training for m in model.modules()) else []
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     # Fused attention kernels have no second derivative; the MATH backend is made of operations that have.
     with torch.random.fork_rng(devices), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -23,5 +27,6 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
             yield
         finally:
             with torch.no_grad():
-                for buffer, before in buffers:
+                for module, name, buffer, before in buffers:
+                    setattr(module, name, buffer)  # the loss may have put another tensor in its place
                     buffer.copy_(before)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from slq.adapters import Batches, weigh
-from slq.errors import DataError, OperatorError, RequestError, ShapeError, UnusedParameterWarning
+from slq.errors import OperatorError, RequestError, ShapeError, UnusedParameterWarning
 from slq_torch._guard import untouched
 from slq_torch._parameters import Parameters
 
@@ -84,13 +84,18 @@ class HessianOperator:
         self.shape = (self._parameters.n, self._parameters.n)
         self.like = self._parameters.like
         eps = max(torch.finfo(p.dtype).eps for p in self._parameters.tensors)
-        self._warned = False
+        self._rtol = eps**0.5
+        self._modes = _modes(model)
+        self._unused: set[str] | None = set(self._parameters.named)  # None once a pass has looked at all batches
         with untouched(model):
             self._require_repeatable(eps)
-            self._weighed = weigh(self._batches, self._evaluate, _size, _cut, rtol=eps**0.5)
+            self._weighed = weigh(self._batches, self._evaluate, _size, _cut, self._rtol)
+        self._confirmed = False  # that a second pass reads the same
 
     def matvec(self, x: torch.Tensor, /) -> torch.Tensor:
         """The product of the Hessian with each row of `x`: (..., n) -> (..., n), one pass over the data."""
+        if x.ndim == 0 or x.shape[-1] != self.shape[0]:
+            raise ShapeError(f"matvec expects vectors of shape (..., {self.shape[0]}), got {tuple(x.shape)}")
         vectors = x.reshape(-1, self.shape[0])
         product = torch.zeros_like(vectors, memory_format=torch.contiguous_format)
         for loss in self._losses():
@@ -131,21 +136,31 @@ class HessianOperator:
         return self._parameters.ravel(tree)
 
     def _losses(self) -> Iterator[torch.Tensor]:
-        """The summed loss of each batch, with its graph."""
+        """The summed loss of each batch, with its graph; afterwards, the pass is compared with the first one."""
         self._parameters.require_unchanged()
-        number = 0
+        if _modes(self._model) != self._modes:
+            raise OperatorError("train() or eval() was called after the operator was built; build a new operator")
+        number, samples = 0, 0.0
+        summed: Any = 0.0
         with untouched(self._model):
             for batch in self._batches:
                 loss, weight = _sum_and_weight(self._loss_fn(self._model, batch))
                 number += 1
+                if self._weighed.any_ignored and weight is not None and float(weight) == 0:
+                    continue
                 if weight is None:
-                    loss = loss * float(_size(batch) or 1)
+                    size = float(_size(batch) or 1)
+                    samples, loss = samples + size, loss * size
+                summed = summed + loss.detach()
                 yield loss
-        if number != self._weighed.num_batches:
-            raise DataError(
-                f"the data gave {self._weighed.num_batches} batches at first and {number} now; "
-                "every pass must read the same"
-            )
+        self._weighed.require_same_size(number, samples or None)
+        if not self._confirmed:  # once: reading a number from the device waits for it
+            self._weighed.require_same_loss(float(summed), self._rtol)
+            self._confirmed = True
+        if self._unused:
+            names = ", ".join(name for name in self._parameters.named if name in self._unused)
+            warnings.warn(f"the loss does not depend on {names}: zero rows", UnusedParameterWarning, stacklevel=3)
+        self._unused = None
 
     def _differentiate(self, loss: torch.Tensor, *, create_graph: bool) -> tuple[torch.Tensor | None, ...]:
         if not loss.requires_grad:
@@ -153,12 +168,8 @@ class HessianOperator:
                 "the loss does not depend on the parameters: look for detach(), .item(), no_grad or NumPy in the loss"
             )
         gradient = torch.autograd.grad(loss, self._parameters.tensors, create_graph=create_graph, allow_unused=True)
-        unused = [name for name, g in zip(self._parameters.named, gradient, strict=True) if g is None]
-        if unused and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"the loss does not depend on {', '.join(unused)}: zero rows", UnusedParameterWarning, stacklevel=2
-            )
+        if self._unused:
+            self._unused -= {name for name, g in zip(self._parameters.named, gradient, strict=True) if g is not None}
         return gradient
 
     def _evaluate(self, batch: Any) -> tuple[float, float | None]:
@@ -166,15 +177,27 @@ class HessianOperator:
         return float(loss.detach()), None if weight is None else float(weight)
 
     def _require_repeatable(self, eps: float) -> None:
-        """Evaluate the first batch twice: dropout and augmentation show as different losses."""
+        """Differentiate the first batch twice: dropout and augmentation show as different gradients."""
         for batch in self._batches:
-            first, second = (self._evaluate(batch)[0] for _ in range(2))
-            if abs(first - second) > 1e3 * eps * max(abs(first), abs(second)):
+            first, second = (self._first_gradient(batch) for _ in range(2))
+            difference, size = float((first - second).norm()), float(first.norm())
+            # Atomic additions on a GPU change a few last digits, random numbers the first; half precision has only two.
+            if difference > size * min(1e3 * eps, 0.1):
                 raise OperatorError(
-                    f"the loss is random: {first:.9g}, then {second:.9g} for the same batch; call model.eval(), "
-                    "or fix the random numbers inside the loss"
+                    f"the loss is random: two gradients of one batch differ by {difference / size:.2g} of their "
+                    "length; call model.eval(), or fix the random numbers inside the loss"
                 )
             return
+
+    def _first_gradient(self, batch: Any) -> torch.Tensor:
+        loss, _ = _sum_and_weight(self._loss_fn(self._model, batch))
+        if not loss.requires_grad:
+            return self.like.new_zeros(1)
+        return self._parameters.join(torch.autograd.grad(loss, self._parameters.tensors, allow_unused=True))
+
+
+def _modes(model: torch.nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
 
 
 def _sum_and_weight(result: Any) -> tuple[torch.Tensor, Any]:

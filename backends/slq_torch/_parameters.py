@@ -28,8 +28,9 @@ class Parameters:
 
     def __init__(self, model: torch.nn.Module, names: Iterable[str] | None = None) -> None:
         available = dict(model.named_parameters())
-        wanted = available if names is None else {name: self._find(available, name) for name in names}
-        self.named = {name: p for name, p in wanted.items() if p.requires_grad}
+        wanted = set(available) if names is None else {self._found(available, name) for name in names}
+        self.named = {name: p for name, p in available.items() if name in wanted and p.requires_grad}
+        self._model = model
         self.tensors = list(self.named.values())
         if not self.tensors:
             raise OperatorError(
@@ -45,19 +46,20 @@ class Parameters:
         self.n = sum(self.sizes)
         wide = any(p.dtype == torch.float64 for p in self.tensors)
         self.like = torch.empty(0, dtype=torch.float64 if wide else torch.float32, device=devices.pop())
-        self._versions = [p._version for p in self.tensors]
+        self._states = [(p._version, p.data_ptr()) for p in self.tensors]
 
     @staticmethod
-    def _find(available: Mapping[str, torch.nn.Parameter], name: str) -> torch.nn.Parameter:
+    def _found(available: Mapping[str, torch.nn.Parameter], name: str) -> str:
         if name not in available or not available[name].requires_grad:
             state = "is frozen" if name in available else "does not exist"
             raise RequestError(f"parameter {name!r} {state}; the model has {', '.join(available)}")
-        return available[name]
+        return name
 
     def require_unchanged(self) -> None:
-        """Raise if a parameter was written to since construction."""
-        for (name, p), version in zip(self.named.items(), self._versions, strict=True):
-            if p._version != version:
+        """Raise if a parameter was written to or replaced since construction."""
+        current = dict(self._model.named_parameters())
+        for (name, p), (version, address) in zip(self.named.items(), self._states, strict=True):
+            if current.get(name) is not p or p._version != version or p.data_ptr() != address:
                 raise OperatorError(f"parameter {name} changed after the operator was built; build a new operator")
 
     def split(self, v: torch.Tensor) -> list[torch.Tensor]:

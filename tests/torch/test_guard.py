@@ -3,21 +3,22 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from slq.errors import OperatorError
-from slq_torch import hessian_operator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from slq.errors import OperatorError
+from slq_torch import hessian_operator
 
 
 class Fails(torch.autograd.Function):
     """The identity, with a backward function that raises."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(_, x):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(_, __):
         raise RuntimeError("out of memory")
 
 
@@ -25,11 +26,11 @@ class FailsTwice(torch.autograd.Function):
     """The identity, with a second derivative that raises."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(_, x):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(_, gradient):
         return Fails.apply(gradient)
 
 
@@ -93,7 +94,7 @@ def batch():
 
 
 ACTIONS = {
-    "construction": lambda op: None,
+    "construction": lambda _: None,
     "product": lambda op: op.matvec(torch.ones(2, op.shape[0])),
     "gradient": lambda op: op.gradient(),
     "loss": lambda op: op.loss(),
@@ -189,7 +190,6 @@ class Counting(nn.Module):
         return self.linear(x)
 
 
-# Fails: only what is written into the old buffers is restored, and nothing if the model is in evaluation mode.
 @pytest.mark.parametrize("training", [True, False])
 def test_replaced_buffers_come_back(training, batch):
     model = Counting().train(training)
@@ -208,6 +208,16 @@ def test_one_operator_does_not_disturb_another(model, batch, distance):
     second.matvec(v)
     second.gradient()
     assert torch.equal(first.matvec(v), before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_graphs_of_the_user_survive(training, model, batch):
+    """A loss that waits for its backward pass refers to parameters and buffers, which must not be written to."""
+    model.norm.train(training)
+    loss = cross_entropy(model, batch)
+    op = hessian_operator(model, cross_entropy, batch)
+    op.matvec(torch.ones(op.shape[0]))
+    loss.backward()
 
 
 def test_detached_loss_error_restores(model, batch, unchanged):
