@@ -17,7 +17,7 @@ class Outliers(NamedTuple):
     values : (r,) array
         In decreasing order.
     residuals : (r,) array
-        Within each of its value lies an eigenvalue (up to rounding).
+        Within each of its value lies an eigenvalue; rounding is included.
     """
 
     values: np.ndarray
@@ -45,7 +45,7 @@ def _from_the_end(measure: Coefficients, tol: float, sign: int) -> list[tuple[fl
         if np.ptp(values) > 2 * limit:
             break
         best = residuals.argmin()
-        found.append((sign * values[best], residuals[best]))
+        found.append((sign * values[best], max(residuals[best], 16 * measure.eps * measure.scale)))
     return found
 
 

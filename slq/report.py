@@ -15,7 +15,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 figure { margin: 1.5rem 0; } img { width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
-table { border-collapse: collapse; width: 100%; } caption { text-align: left; font-weight: 600; padding: .4rem 0; }
+table { border-collapse: collapse; width: 100%; margin-top: 1.8rem; }
+caption { text-align: left; font-weight: 600; padding: .4rem 0; }
 th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #888; }
 """

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["untouched"]
+from slq.errors import OperatorError
+
+__all__ = ["require_twice_differentiable", "untouched"]
 
 
 @contextmanager
@@ -30,3 +32,25 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
                 for module, name, buffer, before in buffers:
                     setattr(module, name, buffer)  # the loss may have put another tensor in its place
                     buffer.copy_(before)
+
+
+def require_twice_differentiable(loss: torch.Tensor) -> None:
+    """Raise if the graph of `loss` contains a function that is marked `once_differentiable`.
+
+    Autograd would take what it saved for its backward for constants, and parts of the Hessian would be missing silently.
+    """
+    seen: set[object] = set()
+    nodes: list = [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes.extend(before for before, _ in node.next_functions)
+        function = getattr(type(node), "_forward_cls", None)  # of a user's autograd.Function
+        code = getattr(getattr(function, "backward", None), "__code__", None)
+        if code is not None and code.co_qualname.startswith("once_differentiable"):
+            raise OperatorError(
+                f"{function.__name__} has no second derivative: its backward is marked once_differentiable; "
+                "write it from differentiable operations without that mark"
+            )

@@ -8,7 +8,7 @@ import torch
 
 from slq.adapters import Batches, weigh
 from slq.errors import OperatorError, RequestError, ShapeError, UnusedParameterWarning
-from slq_torch._guard import untouched
+from slq_torch._guard import require_twice_differentiable, untouched
 from slq_torch._parameters import Parameters
 
 __all__ = ["HessianOperator", "hessian_operator"]
@@ -193,6 +193,7 @@ class HessianOperator:
         loss, _ = _sum_and_weight(self._loss_fn(self._model, batch))
         if not loss.requires_grad:
             return self.like.new_zeros(1)
+        require_twice_differentiable(loss)
         return self._parameters.join(torch.autograd.grad(loss, self._parameters.tensors, allow_unused=True))
 
 
