@@ -31,13 +31,13 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, before in buffers:
                     setattr(module, name, buffer)  # the loss may have put another tensor in its place
-                    buffer.copy_(before)
+                    buffer.data.copy_(before)  # through .data: a graph of the user's that holds the buffer stays valid
 
 
 def require_twice_differentiable(loss: torch.Tensor) -> None:
     """Raise if the graph of `loss` contains a function that is marked `once_differentiable`.
 
-    Autograd would take what it saved for its backward for constants, and parts of the Hessian would be missing silently.
+    Autograd would take what its backward uses for constants, and parts of the Hessian would be missing silently.
     """
     seen: set[object] = set()
     nodes: list = [loss.grad_fn]
@@ -49,7 +49,7 @@ def require_twice_differentiable(loss: torch.Tensor) -> None:
         nodes.extend(before for before, _ in node.next_functions)
         function = getattr(type(node), "_forward_cls", None)  # of a user's autograd.Function
         code = getattr(getattr(function, "backward", None), "__code__", None)
-        if code is not None and code.co_qualname.startswith("once_differentiable"):
+        if function is not None and code is not None and code.co_qualname.startswith("once_differentiable"):
             raise OperatorError(
                 f"{function.__name__} has no second derivative: its backward is marked once_differentiable; "
                 "write it from differentiable operations without that mark"

@@ -249,8 +249,8 @@ class FirstDerivativeOnly(torch.autograd.Function):
         return 2 * gradient * ctx.saved_tensors[0]
 
 
-# To autograd, what depends on the function is constant (at the end of the loss) or unused (inside): without a look at the
-# graph, parts of the Hessian would be missing silently.
+# To autograd, what depends on the function is constant (at the end of the loss) or unused (inside): without a look at
+# the graph, parts of the Hessian would be missing silently.
 @pytest.mark.parametrize("last", [torch.square, lambda y: y], ids=["inside", "at the end"])
 def test_function_without_second_derivative(last, model, batch):
     with pytest.raises((OperatorError, RuntimeError), match=r"once_differentiable|second derivative"):
