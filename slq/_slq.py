@@ -256,7 +256,7 @@ def logdet(A: Any, **options: Any) -> Estimate:
     Examples
     --------
     >>> import numpy as np
-    >>> round(float(logdet(4 * np.eye(10), num_steps=5)), 6) == round(10 * np.log(4), 6)
-    True
+    >>> round(float(logdet(4 * np.eye(10), num_steps=5)), 6)  # 10 log 4
+    13.862944
     """
     return spectral_measure(A, **options).logdet()

@@ -42,7 +42,7 @@ def mean(w, batch):
 
 
 def mean_by_name(w, batch):
-    return batch["scale"] * losses(w, batch["inputs"]["x"], batch["y"]).mean()
+    return batch["factor"] * losses(w, batch["inputs"]["x"] * batch["scale"], batch["y"]).mean()
 
 
 def total(w, batch):
@@ -88,6 +88,8 @@ def parts(x, y, *sizes):
     return list(zip(np.split(x, ends), np.split(y, ends), strict=True))
 
 
+SCALE = np.arange(1.0, 5)  # no sample: of another length than the batches
+
 # Few different sizes, for each is compiled.
 WAYS = {
     "uneven": lambda x, y: (mean, parts(x, y, 2, 2, 2, 2, 1)),
@@ -98,7 +100,7 @@ WAYS = {
     "JAX arrays": lambda x, y: (mean, (jnp.asarray(x), jnp.asarray(y))),
     "dicts": lambda x, y: (
         mean_by_name,
-        [{"inputs": {"x": a}, "y": b, "scale": 1.0} for a, b in parts(x, y, 2, 2, 2, 2, 1)],
+        [{"inputs": {"x": a / SCALE}, "y": b, "scale": SCALE, "factor": 1.0} for a, b in parts(x, y, 2, 2, 2, 2, 1)],
     ),
 }
 

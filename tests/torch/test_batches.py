@@ -72,9 +72,9 @@ WAYS = {
         lambda model, batch: (F.cross_entropy(model(batch[0]), batch[1], reduction="sum"), len(batch[1])),
         parts(x, y, 4, 4, 2),
     ),
-    "scalars beside the samples": lambda x, y: (
-        lambda model, batch: batch[2] * batch[3] * cross_entropy(model, batch),
-        [(*batch, torch.tensor(2.0), 0.5) for batch in parts(x, y, 4, 4, 2)],
+    "constants beside the samples": lambda x, y: (
+        lambda model, batch: batch[3] * cross_entropy(model, (batch[0] * batch[2], batch[1])),
+        [(*batch, torch.ones(4), torch.tensor(1.0)) for batch in parts(x, y, 5, 5)],
     ),
 }
 
