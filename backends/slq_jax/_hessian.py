@@ -71,6 +71,12 @@ class HessianOperator:
     """
 
     def __init__(self, loss_fn: LossFunction, params: Any, data: Any) -> None:
+        try:
+            hash(loss_fn)  # the key under which JAX keeps the compiled product
+        except TypeError:
+            raise RequestError(
+                f"the loss must be hashable, but {type(loss_fn).__name__} is not; wrap it in a function defined once"
+            ) from None
         self._loss_fn = loss_fn
         self._params = to_device_tree(params)
         self._batches = Batches(data)

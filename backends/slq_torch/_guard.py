@@ -24,7 +24,12 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
     ]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     # Fused attention kernels have no second derivative; the MATH backend is made of operations that have.
-    with torch.random.fork_rng(devices), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with (
+        torch.random.fork_rng(devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         try:
             yield
         finally:

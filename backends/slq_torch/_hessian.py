@@ -44,7 +44,9 @@ def hessian_operator(
     DataError
         If the data are empty or can be read only once, a loss is not finite, or a scalar loss is no mean over samples.
     OperatorError
-        If no parameter requires gradients, the loss is random (dropout), or it does not depend on the parameters.
+        If no parameter requires gradients, the loss is random (dropout), or a function in it has no second derivative.
+        A product raises it if the loss does not depend on the parameters, or if these, the data or the model's mode
+        changed since.
 
     Notes
     -----

@@ -158,3 +158,14 @@ def test_dropout_with_a_fixed_key_is_a_function(w, batch, dense, distance):
 def test_vectors_of_another_shape(shape, w, batch):
     with pytest.raises(ShapeError, match=r"shape \(\.\.\., 3\), got"):
         hessian_operator(squares, w, batch).matvec(jnp.ones(shape))
+
+
+def test_loss_that_jax_cannot_remember(w, batch):
+    class Loss:
+        __hash__ = None
+
+        def __call__(self, w, batch):
+            return squares(w, batch)
+
+    with pytest.raises(RequestError, match="the loss must be hashable, but Loss is not; wrap it in a function"):
+        hessian_operator(Loss(), w, batch)

@@ -228,3 +228,11 @@ def test_detached_loss_error_restores(model, batch, unchanged):
         with pytest.raises(OperatorError, match="does not depend on the parameters"):
             op.matvec(torch.ones(op.shape[0]))
         assert not torch.is_grad_enabled()
+
+
+def test_product_in_inference_mode_is_the_product(model, batch):
+    op = hessian_operator(model, cross_entropy, batch)
+    v = torch.randn(op.shape[0])
+    expected = op.matvec(v)
+    with torch.inference_mode():
+        assert torch.equal(op.matvec(v.clone()), expected)
