@@ -94,11 +94,12 @@ class HessianOperator:
             self._weighed = weigh(self._batches, self._evaluate, _size, _cut, self._rtol)
         self._confirmed = False  # that a second pass reads the same
 
+    @torch.inference_mode(False)
     def matvec(self, x: torch.Tensor, /) -> torch.Tensor:
         """The product of the Hessian with each row of `x`: (..., n) -> (..., n), one pass over the data."""
         if x.ndim == 0 or x.shape[-1] != self.shape[0]:
             raise ShapeError(f"matvec expects vectors of shape (..., {self.shape[0]}), got {tuple(x.shape)}")
-        vectors = x.reshape(-1, self.shape[0])
+        vectors = (x.clone() if x.is_inference() else x).reshape(-1, self.shape[0])
         product = torch.zeros_like(vectors, memory_format=torch.contiguous_format)
         for loss in self._losses():
             gradient = self._differentiate(loss, create_graph=True)
@@ -118,6 +119,7 @@ class HessianOperator:
                 )
         return (product / self._weighed.weight).reshape(x.shape)
 
+    @torch.inference_mode(False)
     def gradient(self) -> torch.Tensor:
         """The gradient of the mean loss, flat, in the order of `named_parameters`."""
         total = torch.zeros(self.shape[0], dtype=self.like.dtype, device=self.like.device)
