@@ -18,9 +18,9 @@ __all__ = [
     "dot",
     "empty_dense",
     "empty_like",
-    "first_rows",
     "from_host",
     "fused",
+    "has_one_shape",
     "is_array",
     "is_numpy",
     "is_sparse",
@@ -224,9 +224,9 @@ def subtract_components(rows: Array, components: Array, vectors: Array) -> Array
     return vectors - xp.matmul(xp.astype(components, vectors.dtype)[:, None, :], rows)[:, 0, :]
 
 
-def first_rows(block: Array, rows: int) -> Array:
-    """`block[:, :rows]`; for JAX, which compiles anew for every shape, all of it: the unused rows are zero."""
-    return block if rows >= block.shape[1] or is_jax_array(block) else block[:, :rows, :]
+def has_one_shape(x: Array) -> bool:
+    """Whether work on `x` should keep to one shape: JAX compiles anew for every other."""
+    return bool(is_jax_array(x))
 
 
 @fused

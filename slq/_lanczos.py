@@ -10,8 +10,8 @@ from slq._arrays import (
     Array,
     device_of,
     empty_like,
-    first_rows,
     fused,
+    has_one_shape,
     is_array,
     library_name,
     namespace,
@@ -187,7 +187,7 @@ class _Basis:
         row = self._size % _ROWS
         if row == 0:
             xp = namespace(v)
-            rows = min(_ROWS, self._capacity - self._size)
+            rows = _ROWS if has_one_shape(v) else min(_ROWS, self._capacity - self._size)
             self._chunks.append(xp.zeros((v.shape[0], rows, v.shape[1]), dtype=v.dtype, device=v.device))
         self._chunks[-1] = set_row(self._chunks[-1], row, v)
         self._size += 1
@@ -195,7 +195,8 @@ class _Basis:
     def remove_from(self, w: Array, vecdot: Callable[[Array, Array], Array] | None) -> Array:
         """`w` without its components along the basis: Gram-Schmidt, classical in a chunk, modified between chunks."""
         for i, chunk in enumerate(self._chunks):
-            rows = first_rows(chunk, self._size - i * _ROWS)
+            used = min(_ROWS, self._size - i * _ROWS)
+            rows = chunk if has_one_shape(chunk) else chunk[:, :used, :]
             if vecdot is None:
                 w = project_out(rows, w)
                 continue
@@ -204,7 +205,7 @@ class _Basis:
         return w
 
     def array(self) -> Array:
-        return namespace(self._chunks[0]).concat(self._chunks, axis=1)
+        return namespace(self._chunks[0]).concat(self._chunks, axis=1)[:, : self._size, :]
 
 
 def _recurrence(

@@ -66,7 +66,7 @@ def run(
     operator, synchronize = _operator(backend, network, X, y, dtype, device)
     say(f"{num_probes} probes x {num_steps} Lanczos steps, Hessian of all {network.n:,} weights ({backend}, {dtype})")
     timed = _Timed(operator, synchronize)
-    spectral_measure(operator, num_probes=num_probes, num_steps=1)  # compilation and first use are no part of a step
+    spectral_measure(operator, num_probes=num_probes, num_steps=3)  # compilation and first use are no part of a step
     start = time.perf_counter()
     measure = spectral_measure(timed, num_probes=num_probes, num_steps=num_steps, rng=seed, progress=progress)
     seconds = time.perf_counter() - start
