@@ -80,7 +80,7 @@ def _judge_products(A: LinearOperator, unit_rows: Array, seen: np.ndarray) -> No
     # Vectors that A nearly annihilates leave nothing but rounding to compare: one more product tells the size of A.
     again = apply(A, unit_rows, like=A.like)
     gain = to_host(norm(dot(again, again))).astype(np.float64) / np.maximum(seen[2], np.finfo(np.float64).tiny)
-    if skew.max() * largest > _suspect(eps) * gain.max():
+    if skew.max() * largest > 50 * eps * gain.max():
         _judge_asymmetry(asymmetry, eps)
 
 
