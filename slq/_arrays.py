@@ -22,7 +22,7 @@ __all__ = [
     "fused",
     "has_one_shape",
     "is_array",
-    "is_numpy",
+    "is_complex",
     "is_sparse",
     "library_name",
     "namespace",
@@ -75,11 +75,6 @@ def is_array(x: object) -> bool:
     return hasattr(x, "ndim")  # rules out NumPy scalars of libraries that accept them
 
 
-def is_numpy(x: Array) -> bool:
-    """Whether `x` is a NumPy array."""
-    return is_numpy_array(x)
-
-
 def library_name(x: Array) -> str:
     """Name of the library of `x`, as users know it: numpy, torch, jax, cupy, array_api_strict."""
     name = array_namespace(x).__name__
@@ -126,7 +121,8 @@ def from_host(values: np.ndarray, like: Array) -> Array:
     return placed if placed.dtype == like.dtype else xp.astype(placed, like.dtype)
 
 
-def _is_complex(x: Array) -> bool:
+def is_complex(x: Array) -> bool:
+    """Whether `x` has a complex dtype."""
     return bool(array_namespace(x).isdtype(x.dtype, "complex floating"))
 
 
@@ -147,7 +143,7 @@ def recurrence_like(like: Array) -> Array:
             f"expected a floating-point dtype, got {like.dtype}; convert the operator (`astype`) or give `like=` "
             "an example vector in floating point"
         )
-    half = not _is_complex(like) and xp.finfo(like.dtype).bits < 32
+    half = not is_complex(like) and xp.finfo(like.dtype).bits < 32
     return xp.astype(like, xp.float32) if half else like
 
 
@@ -176,14 +172,14 @@ def dot(x: Array, y: Array) -> Array:
     xp = array_namespace(x, y)
     if x.dtype in (xp.float64, xp.complex128) or is_jax_array(x):
         return xp.vecdot(x, y, axis=-1)
-    if _is_complex(x):
+    if is_complex(x):
         return xp.sum(xp.conj(x) * y, axis=-1, dtype=xp.complex128)
     return xp.sum(x * y, axis=-1, dtype=xp.float64)
 
 
 def real(x: Array) -> Array:
     """The real part; `x` itself if it is real (which some libraries refuse to take the real part of)."""
-    return array_namespace(x).real(x) if _is_complex(x) else x
+    return array_namespace(x).real(x) if is_complex(x) else x
 
 
 @fused
@@ -212,7 +208,7 @@ def project_out(rows: Array, vectors: Array) -> Array:
     Vectors stand on the left of each product: torch's batched product with single columns is 2-20 times slower.
     """
     xp = array_namespace(vectors)
-    conj = xp.conj if _is_complex(vectors) else (lambda x: x)  # conjugates vectors, never the rows
+    conj = xp.conj if is_complex(vectors) else (lambda x: x)  # conjugates vectors, never the rows
     v = vectors[:, None, :]
     return subtract_components(rows, conj(xp.matmul(conj(v), xp.matrix_transpose(rows)))[:, 0, :], vectors)
 

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from slq._arrays import Array, dot, namespace, norm, precision, real, to_host
+from slq._arrays import Array, dot, is_complex, namespace, norm, precision, real, to_host
 from slq._operators import LinearOperator, apply, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
@@ -35,9 +35,9 @@ def look_at_first_product(A: LinearOperator, v: Array, w: Array, before: Array |
         columns.append(xp.astype(xp.max(xp.abs(v - before), axis=-1), size.dtype))
     unit_rows = w / xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))[:, None] if pairs else w
     if pairs:
-        products = xp.matmul(xp.conj(v) if _is_complex(v) else v, unit_rows.T)
+        products = xp.matmul(xp.conj(v) if is_complex(v) else v, unit_rows.T)
         columns.append(xp.astype(norm(dot(unit_rows, unit_rows)), size.dtype))
-        for part in (xp.real, xp.imag) if _is_complex(v) else (lambda x: x,):
+        for part in (xp.real, xp.imag) if is_complex(v) else (lambda x: x,):
             columns.extend(part(products)[i, :] for i in range(v.shape[0]))
     seen = to_host(xp.stack(columns)).astype(np.float64)
     _require_finite_rows(seen[0])
@@ -48,10 +48,6 @@ def look_at_first_product(A: LinearOperator, v: Array, w: Array, before: Array |
     exponent = int(np.frexp(seen[0].max())[1])
     safe = _SAFE_EXPONENT[bool(xp.finfo(v.dtype).bits > 32)]
     return 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, min(-exponent, 1023)))
-
-
-def _is_complex(x: Array) -> bool:
-    return bool(namespace(x).isdtype(x.dtype, "complex floating"))
 
 
 def _require_finite_rows(sizes: np.ndarray) -> None:

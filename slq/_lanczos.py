@@ -13,6 +13,7 @@ from slq._arrays import (
     fused,
     has_one_shape,
     is_array,
+    is_complex,
     library_name,
     namespace,
     norm,
@@ -154,7 +155,7 @@ def _start(A: LinearOperator, V: Array) -> Array:
     if V.ndim != 2 or V.shape[0] == 0 or V.shape[1] != n_local:
         raise ShapeError(f"V expects shape (k, {n_local}) with k >= 1, each row a start vector, got {tuple(V.shape)}")
     like = recurrence_like(A.like)
-    if xp.isdtype(V.dtype, "complex floating") and not xp.isdtype(like.dtype, "complex floating"):
+    if is_complex(V) and not is_complex(like):
         raise RequestError(f"V is complex but the operator works in {A.like.dtype}; give real start vectors")
     V = V if V.dtype == like.dtype else xp.astype(V, like.dtype)
     if not hasattr(A, "vecdot"):  # a part of a vector does not know the largest entry of the whole

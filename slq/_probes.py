@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.random import Philox, SeedSequence
 
-from slq._arrays import Array, from_host, namespace
+from slq._arrays import Array, from_host, is_complex, namespace
 from slq.errors import DtypeError, RequestError
 
 __all__ = ["Sampler", "gaussian", "rademacher", "seed_of", "sphere", "steinhaus"]
@@ -175,5 +175,5 @@ def _blank(probe_ids: Sequence[int], index: Any, n: int, like: Array) -> np.ndar
         index = slice(0, n)
     length = len(range(n)[index]) if isinstance(index, slice) else len(index)
     xp = namespace(like)
-    dtypes = (np.complex64, np.complex128) if xp.isdtype(like.dtype, "complex floating") else (np.float32, np.float64)
+    dtypes = (np.complex64, np.complex128) if is_complex(like) else (np.float32, np.float64)
     return np.empty((len(probe_ids), length), dtype=dtypes[xp.finfo(like.dtype).bits > 32])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from slq._arrays import Array, empty_like, is_array, library_name, precision, recurrence_like, to_host
+from slq._arrays import Array, is_array, is_complex, library_name, precision, recurrence_like, to_host
 from slq._estimate import Estimate
 from slq._lanczos import lanczos, positive_int
 from slq._measure import SpectralMeasure, concatenate
@@ -128,7 +128,7 @@ def spectral_measure(
         int(A.shape[0]),
         **identity,
         squared_norms=norms,
-        is_complex=_is_complex(A),
+        is_complex=is_complex(A.like),
         eps=precision(A.like),
         provenance={
             "slq": __version__,
@@ -183,10 +183,6 @@ def _squared_norms(A: LinearOperator, V: Array, probes: Any) -> np.ndarray:
 def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows: int) -> Callable[[int, int], None]:
     """Steps of a batch as products of the whole."""
     return lambda step, steps: progress(done * steps + rows * step, all_rows * steps)
-
-
-def _is_complex(A: LinearOperator) -> bool:
-    return to_host(recurrence_like(empty_like(A.like))).dtype.kind == "c"
 
 
 def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) -> SpectralMeasure:
