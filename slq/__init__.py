@@ -4,9 +4,10 @@ from slq import analysis, errors, metrics
 from slq._estimate import Density, Estimate
 from slq._lanczos import Tridiagonal, lanczos
 from slq._measure import SpectralMeasure, concatenate
-from slq._operators import LinearOperator, aslinearoperator
+from slq._operators import aslinearoperator
 from slq._outliers import Outliers
 from slq._probes import gaussian, rademacher, sphere, steinhaus
+from slq._products import LinearOperator
 from slq._quadrature import golub_welsch
 from slq._slq import logdet, spectral_measure, spectral_sum
 from slq._version import __version__

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from slq._arrays import Array, dot, is_complex, namespace, norm, precision, real, to_host
-from slq._operators import LinearOperator, apply, inner
+from slq._products import LinearOperator, apply, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
 __all__ = ["judge_second_product", "look_at_first_product", "require_finite"]

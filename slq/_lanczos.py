@@ -27,7 +27,8 @@ from slq._arrays import (
     subtract_rows,
     to_host,
 )
-from slq._operators import LinearOperator, apply, aslinearoperator, inner
+from slq._operators import aslinearoperator
+from slq._products import LinearOperator, apply, inner
 from slq._quadrature import run_lengths
 from slq.errors import PlacementError, RequestError, ShapeError
 

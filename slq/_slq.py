@@ -10,8 +10,9 @@ from slq._arrays import Array, is_array, is_complex, library_name, precision, re
 from slq._estimate import Estimate
 from slq._lanczos import lanczos, positive_int
 from slq._measure import SpectralMeasure, concatenate
-from slq._operators import LinearOperator, aslinearoperator, inner, put
+from slq._operators import aslinearoperator
 from slq._probes import Sampler, gaussian, rademacher, seed_of, sphere, steinhaus
+from slq._products import LinearOperator, inner, put
 from slq._quadrature import run_lengths
 from slq._version import __version__
 from slq.errors import ClippedStepsWarning, RequestError, ShapeError

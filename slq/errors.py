@@ -1,20 +1,33 @@
 """Floor 0: every error and warning. Errors derive from `SlqError` and from the builtin that a Python user expects."""
 
 import functools
+from typing import Any
 
 __all__ = [
     "AliasedOutputError",
+    "AliasingWarning",
     "ClippedStepsWarning",
     "DataError",
+    "DependentProbesWarning",
     "DtypeError",
     "DtypeWarning",
     "FileFormatError",
+    "GhostWarning",
+    "GridWarning",
+    "HeavyTailWarning",
+    "MemoryForecastError",
     "MissingPackageError",
+    "NoiseWarning",
     "NonFiniteError",
+    "NotLinearError",
     "NotPositiveDefiniteError",
+    "NotRepeatableError",
     "NotSymmetricError",
     "OperatorError",
     "PlacementError",
+    "PrecisionWarning",
+    "ProductError",
+    "QuadratureWarning",
     "RequestError",
     "ResolutionWarning",
     "ShapeError",
@@ -83,6 +96,33 @@ class NotSymmetricError(OperatorError):
     """The operator differs from its adjoint by more than rounding."""
 
 
+class NotLinearError(OperatorError):
+    """The operator is affine, or not linear at all."""
+
+
+class NotRepeatableError(OperatorError):
+    """The same vector gave two different products."""
+
+
+class ProductError(OperatorError, RuntimeError):
+    """A product raised an error of its own, to which this one is chained.
+
+    Attributes
+    ----------
+    step : int
+        The Lanczos step (0 is the first product) that was under way.
+    partial : Tridiagonal, SpectralMeasure or None
+        What had been computed before: the steps that all probes finished, or the batches of probes.
+    """
+
+    step: int = 0
+    partial: Any = None
+
+
+class MemoryForecastError(SlqError, MemoryError):
+    """The run would need more memory than there is; nothing was computed."""
+
+
 class NotPositiveDefiniteError(SlqError, ValueError):
     """A function that needs positive eigenvalues met a Ritz value below zero."""
 
@@ -113,6 +153,38 @@ class ClippedStepsWarning(SlqWarning):
 
 class DtypeWarning(SlqWarning):
     """Values were converted to another precision."""
+
+
+class NoiseWarning(SlqWarning):
+    """Products of the same vector differ a little; this bounds what can be computed."""
+
+
+class PrecisionWarning(SlqWarning):
+    """A result rests on eigenvalues that the precision of the products cannot tell from each other or from zero."""
+
+
+class GhostWarning(SlqWarning):
+    """Lanczos vectors lost orthogonality: converged values came back as copies, each of which cost a step."""
+
+
+class QuadratureWarning(SlqWarning):
+    """Too few steps: the quadrature error is larger than the sampling error."""
+
+
+class HeavyTailWarning(SlqWarning):
+    """So few eigenvalues carry the answer that its interval can miss its level."""
+
+
+class DependentProbesWarning(SlqWarning):
+    """Probes repeat or depend on each other, or are not of mean square one: their spread is no error bar."""
+
+
+class AliasingWarning(SlqWarning):
+    """The points of a grid are farther apart than the width of the density they should show."""
+
+
+class GridWarning(SlqWarning):
+    """A grid was sorted, or leaves out part of the spectrum."""
 
 
 class SymmetryWarning(SlqWarning):

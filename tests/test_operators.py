@@ -7,6 +7,7 @@ from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
 import slq
 from slq import _operators as operators
+from slq import _products as products
 from slq import aslinearoperator
 from slq._arrays import to_host
 from slq.errors import DtypeError, DtypeWarning, OperatorError, PlacementError, ShapeError
@@ -92,7 +93,7 @@ def test_matrices_and_functions_of_every_library(xp):
     ):
         assert operator.like.dtype == matrix.dtype
         for x, expected in ((block, X @ A), (block[0, ...], A @ X[0])):
-            product = operators.apply(operator, x, like=operator.like)
+            product = products.apply(operator, x, like=operator.like)
             np.testing.assert_allclose(to_host(product), expected, rtol=1e-13, atol=1e-13)
 
 
@@ -238,7 +239,7 @@ def test_gradients_are_not_tracked_through_the_recurrence():
     torch = pytest.importorskip("torch")
     parameter = torch.tensor(A, requires_grad=True)
     operator = aslinearoperator(lambda x: parameter @ x, like=torch.zeros(N, dtype=torch.float64))
-    product = operators.apply(operator, torch.tensor(X), like=operator.like)
+    product = products.apply(operator, torch.tensor(X), like=operator.like)
     assert not product.requires_grad
     run = slq.lanczos(operator, torch.tensor(X), 5, return_basis=True)
     assert not run.basis.requires_grad
@@ -261,7 +262,7 @@ def test_optional_members_replace_the_defaults():
         def put(self, block):
             return -block
 
-    assert operators.inner(Weighted())(X, X) == pytest.approx(2.0 * (X * X).sum(axis=1))
-    assert operators.inner(Minimal())(X, X) == pytest.approx((X * X).sum(axis=1))
-    np.testing.assert_array_equal(operators.put(Weighted(), X, X), -X)
-    np.testing.assert_array_equal(operators.put(Minimal(), X, X), X)
+    assert products.inner(Weighted())(X, X) == pytest.approx(2.0 * (X * X).sum(axis=1))
+    assert products.inner(Minimal())(X, X) == pytest.approx((X * X).sum(axis=1))
+    np.testing.assert_array_equal(products.put(Weighted(), X, X), -X)
+    np.testing.assert_array_equal(products.put(Minimal(), X, X), X)
