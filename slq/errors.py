@@ -77,7 +77,11 @@ class NonFiniteError(OperatorError, ArithmeticError):
         The rows of the probe block that are affected.
     step : int
         The Lanczos step (0 is the first product) that returned it.
+    partial : Tridiagonal, SpectralMeasure or None
+        The runs of the other probes.
     """
+
+    partial: Any = None
 
     def __init__(self, message: str, *, probes: list[int], step: int) -> None:
         super().__init__(message)
