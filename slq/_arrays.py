@@ -28,6 +28,7 @@ __all__ = [
     "is_numpy",
     "is_sparse",
     "is_torch",
+    "largest_entry",
     "library_name",
     "namespace",
     "norm",
@@ -209,6 +210,14 @@ def dot(x: Array, y: Array) -> Array:
 def real(x: Array) -> Array:
     """The real part; `x` itself if it is real (which some libraries refuse to take the real part of)."""
     return array_namespace(x).real(x) if is_complex(x) else x
+
+
+def largest_entry(x: Array) -> Array:
+    """The largest absolute value in each row, without an array of absolute values where the numbers are real."""
+    xp = array_namespace(x)
+    if is_complex(x):
+        return xp.max(xp.abs(x), axis=-1)
+    return xp.maximum(xp.max(x, axis=-1), -xp.min(x, axis=-1))
 
 
 def imag(x: Array) -> Array:

@@ -31,14 +31,14 @@ class Storage:
     ----------
     itemsize : int
         Bytes per number, where the vectors live.
-    exact : bool
-        What is stored comes back as it was.
+    eps : float
+        What storing rounds away of a number, relative to it; 0 if nothing.
     """
 
-    def __init__(self, dtype: Any, itemsize: int, exact: bool) -> None:
+    def __init__(self, dtype: Any, itemsize: int, eps: float) -> None:
         self.dtype = dtype
         self.itemsize = itemsize
-        self.exact = exact
+        self.eps = eps
 
     def zeros(self, shape: tuple[int, int, int], like: Array) -> Array:
         return namespace(like).zeros(shape, dtype=self.dtype, device=like.device)
@@ -87,42 +87,43 @@ def storage_for(basis_dtype: Any, like: Array) -> Storage:
     xp = namespace(like)
     itemsize = int(to_host(like).dtype.itemsize)
     if basis_dtype is None:
-        return Storage(like.dtype, itemsize, True)
+        return Storage(like.dtype, itemsize, 0.0)
     name = str(basis_dtype).removeprefix("torch.").removeprefix("<class 'jax.numpy.").rstrip("'>")
     if name == "host":
-        return _Host(to_host(like).dtype, 0 if on_accelerator(like) else itemsize, True)
+        return _Host(to_host(like).dtype, 0 if on_accelerator(like) else itemsize, 0.0)
     if name not in ("bfloat16", "float32") or is_complex(like):
         raise RequestError(
             f"basis_dtype= expects None, 'float32', 'bfloat16' or 'host' (real vectors, but for 'host'), got {name!r} "
             f"for vectors of {like.dtype}"
         )
     if name == "float32":
-        return Storage(xp.float32, 4, like.dtype == xp.float32)
+        return Storage(xp.float32, 4, 0.0 if like.dtype == xp.float32 else 2.0**-23)
     if library_name(like) == "numpy":
-        return _HighHalf(np.uint16, 2, False)
+        return _HighHalf(np.uint16, 2, 2.0**-7)
     if not hasattr(xp, "bfloat16"):
         raise RequestError(
             f"{library_name(like)} has no bfloat16; take basis_dtype='float32', or reorthogonalize= an integer"
         )
-    return Storage(xp.bfloat16, 2, False)
+    return Storage(xp.bfloat16, 2, 2.0**-7)
 
 
 class Basis:
     """The first Lanczos vectors of every probe, in chunks (k, rows, n) whose unused rows are zero."""
 
     def __init__(self, capacity: int, storage: Storage) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
+        self.eps = storage.eps
         self._storage = storage
         self._size = 0
         self._chunks: list[Array] = []
 
     def append(self, v: Array) -> None:
         """Keep a vector of each probe, unless there are as many as were asked for."""
-        if self._size == self._capacity:
+        if self._size == self.capacity:
             return
         row = self._size % _ROWS
         if row == 0:
-            rows = _ROWS if has_one_shape(v) else min(_ROWS, self._capacity - self._size)
+            rows = _ROWS if has_one_shape(v) else min(_ROWS, self.capacity - self._size)
             self._chunks.append(self._storage.zeros((v.shape[0], rows, v.shape[1]), v))
         self._chunks[-1] = set_row(self._chunks[-1], row, self._storage.narrow(v))
         self._size += 1
@@ -131,7 +132,7 @@ class Basis:
         """`w` without its components along the basis: Gram-Schmidt, classical in a group of rows, modified between."""
         group = min(_ROWS, max(1, _CACHED // w.shape[1])) if work.on_host else _ROWS
         for i, chunk in enumerate(self._chunks):
-            used = _ROWS if has_one_shape(chunk) else min(_ROWS, self._size - i * _ROWS)
+            used = _ROWS if has_one_shape(w) else min(_ROWS, self._size - i * _ROWS)
             for low in range(0, used, group):
                 rows = chunk if group >= used == chunk.shape[1] else chunk[:, low : min(low + group, used), :]
                 w = work.project(self._storage.widen(rows, w), w)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from slq._arrays import Array, dot, imag, is_complex, namespace, norm, real, to_host
+from slq._arrays import Array, dot, imag, is_complex, largest_entry, namespace, norm, real, to_host
 from slq._products import LinearOperator, Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
@@ -34,7 +34,7 @@ def first_product(A: LinearOperator, products: Products, v: Array, check: bool) 
     custom = hasattr(A, "vecdot")  # then rows may be parts of vectors: ask the operator, and skip local products
     before = _prints(v) if check else []
     w = products(v)
-    size = real(norm(inner(A)(w, w))) if custom else xp.max(xp.abs(w), axis=-1)
+    size = real(norm(inner(A)(w, w))) if custom else largest_entry(w)
     columns = [size]
     pairs = check and not custom and v.shape[0] > 1
     unit_rows = w / xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))[:, None] if pairs else w

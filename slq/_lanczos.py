@@ -10,10 +10,10 @@ from slq._arrays import (
     device_of,
     is_array,
     is_complex,
+    largest_entry,
     library_name,
     namespace,
     norm,
-    real,
     recurrence_like,
     scale_rows,
     to_host,
@@ -130,13 +130,16 @@ def start(A: LinearOperator, V: Array) -> tuple[Array, Array]:
     like = recurrence_like(A.like)
     V = V if V.dtype == like.dtype else xp.astype(V, like.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        largest = xp.ones_like(real(V[:, 0]))
-        if not hasattr(A, "vecdot"):  # a part of a vector does not know the largest entry of the whole
-            # Division by the largest entry first keeps the squares of extreme vectors finite.
-            largest = _nonzero(xp.max(xp.abs(V), axis=-1))
-            V = V / largest[:, None]
+        largest: Any = 1.0
         length = norm(inner(A)(V, V))
         on_host = to_host(length)
+        if not ((on_host > 1e-15) & (on_host < 1e15)).all() and not hasattr(A, "vecdot"):
+            # Division by the largest entry first keeps the squares of extreme vectors finite. (Not where rows are parts
+            # of vectors: they do not know the largest entry of the whole.)
+            largest = _nonzero(largest_entry(V))
+            V = V / largest[:, None]
+            length = norm(inner(A)(V, V))
+            on_host = to_host(length)
         bad = np.flatnonzero(~(np.isfinite(on_host) & (on_host > 0)))
         if bad.size:
             raise RequestError(f"start vectors {bad.tolist()} are zero or not finite; a start vector needs a direction")
@@ -166,7 +169,7 @@ def run(
     """
     keep = basis_size(reorthogonalize, num_steps)
     storage = storage_for(basis_dtype if keep else None, v)
-    passes = 1 if storage.exact else 2  # a rounded basis cannot give the start back
+    passes = 2 if storage.eps else 1  # a rounded basis cannot give the start back
     while True:
         basis = Basis(keep, storage)
         everything = Basis(num_steps, storage_for(None, v)) if return_basis and (keep < num_steps) else basis

@@ -144,7 +144,9 @@ def _sparse(A: Any) -> LinearOperator:
             raise DtypeError(f"expected a numeric matrix, got dtype {A.dtype}; convert it to floating point first")
         warnings.warn(f"matrix of dtype {A.dtype} converted to float64", DtypeWarning, stacklevel=4)
         A = A.astype(np.float64)
-    return _ColumnProduct(lambda x: A @ x, A.shape, np.empty(0, dtype=A.dtype))
+    operator = _ColumnProduct(lambda x: A @ x, A.shape, np.empty(0, dtype=A.dtype))
+    operator.matrix = A  # type: ignore[attr-defined]
+    return operator
 
 
 def _function(A: Callable[[Array], Array], n: int | None, like: Array, batched: bool) -> LinearOperator:

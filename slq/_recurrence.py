@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from slq import _checks
-from slq._arrays import Array, fused, imag, is_complex, namespace, precision, real, to_host
+from slq._arrays import Array, fused, imag, is_complex, is_numpy, namespace, precision, real, to_host
 from slq._basis import Basis
+from slq._host_vectors import host_vectors
 from slq._products import LinearOperator, Products
 from slq._quadrature import run_lengths
-from slq._vectors import vectors_for
+from slq._vectors import device_vectors
 from slq.errors import NonFiniteError, ProductError
 
 __all__ = ["Recurrence", "Tridiagonal"]
@@ -63,7 +64,11 @@ class Recurrence:
         self._check = check
         self._passes = passes
         self._first_row = first_row
-        self._work = vectors_for(A, v)
+        projecting = max(basis.capacity, everything.capacity) > 0
+        if is_numpy(v) and not hasattr(A, "vecdot"):
+            self._work = host_vectors(A, v, projecting)
+        else:
+            self._work = device_vectors(A, v)
         self._rounding = _BREAKDOWN[bool(namespace(v).finfo(v.dtype).bits > 32)] * precision(v)
         self._columns: dict[str, list[Array]] = {}
 
@@ -72,6 +77,7 @@ class Recurrence:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Alpha and beta of `num_steps` steps, (k, m) each; `v` is written over."""
         xp, work = namespace(v), self._work
+        v = work.adopt(v)
         before: Array | None = None
         b = norm_seen = xp.zeros_like(real(v[:, 0]))
         unit = 1.0
@@ -111,7 +117,7 @@ class Recurrence:
             alive = (read["beta"] > 0) & np.isfinite(read["drop"])
             self.needs_second_pass = bool((read["drop"][alive] < _DROP).any())
         if self._check:
-            _checks.judge_steps(read, self.products.eps)
+            _checks.judge_steps(read, max(self.products.eps, self._basis.eps))
         return found
 
     def _project(self, w: Array, squared: Array) -> tuple[Array, Array]:

@@ -107,7 +107,7 @@ def spectral_measure(
     if source.is_complex and not is_complex(A.like):
         A = complexified(A)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
-    _require_memory(A, rows, num_steps, reorthogonalize, basis_dtype)
+    _require_memory(A, source.num_probes, rows, num_steps, reorthogonalize, basis_dtype)
     options = {"reorthogonalize": reorthogonalize, "basis_dtype": basis_dtype, "check": bool(check)}
     measured = _Parts(A, source, num_steps, {"reorthogonalize": _plain(reorthogonalize)})
     for low in range(0, source.num_probes, rows):
@@ -169,8 +169,8 @@ class _Parts:
             np.concatenate([runs.beta for runs in self._runs]),
             int(self._operator.shape[0]),
             sampler=source.sampler,
-            seeds=tuple(source.seeds[i] for i in probes) if source.seeds else (),
-            probe_ids=tuple(source.probe_ids[i] for i in probes) if source.probe_ids else (),
+            seeds=() if source.seed is None else (source.seed,) * len(probes),
+            probe_ids=() if source.probe_ids is None else tuple(source.probe_ids[i] for i in probes),
             squared_norms=np.concatenate(self._norms),
             is_complex=is_complex(self._operator.like),
             eps=self._eps,
@@ -179,7 +179,7 @@ class _Parts:
 
 
 def _require_memory(
-    A: LinearOperator, rows: int, num_steps: int, reorthogonalize: bool | int, basis_dtype: Any
+    A: LinearOperator, num_probes: int, rows: int, num_steps: int, reorthogonalize: bool | int, basis_dtype: Any
 ) -> None:
     """Refuse what does not fit into memory, naming what would."""
     like = recurrence_like(A.like)
@@ -190,7 +190,10 @@ def _require_memory(
     itemsize = storage_for(None, like).itemsize
 
     def needed(rows: int = rows, keep: int = keep, basis_dtype: Any = basis_dtype) -> int:
-        return forecast(rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize)
+        coefficients = 16 * num_probes * num_steps
+        return coefficients + forecast(
+            rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize
+        )
 
     options = {"batch_size=1": needed(rows=1)} if rows > 1 else {}
     if keep:

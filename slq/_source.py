@@ -1,7 +1,6 @@
 """Floor 2: where the start vectors of a measure come from: a sampler and a seed, or an array of them."""
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,16 +33,17 @@ class Source:
     num_probes : int
     sampler : str
         The name under which the measure remembers the distribution.
-    seeds, probe_ids : tuple of int
+    seed : int or None
+    probe_ids : range or None
     is_complex : bool
         Whether the vectors are complex whatever the operator is.
     """
 
-    def __init__(self, num_probes: int, sampler: str, seeds: tuple[int, ...] = (), ids: Sequence[int] = ()) -> None:
+    def __init__(self, num_probes: int, sampler: str, seed: int | None = None, ids: range | None = None) -> None:
         self.num_probes = num_probes
         self.sampler = sampler
-        self.seeds = seeds
-        self.probe_ids = tuple(ids)
+        self.seed = seed
+        self.probe_ids = ids
 
     is_complex = False
 
@@ -74,18 +74,19 @@ class _Drawn(Source):
     """What a sampler makes of a seed and probe numbers; drawn on the host if the operator places its vectors."""
 
     def __init__(self, sampler: Sampler, seed: int, ids: range) -> None:
-        super().__init__(len(ids), getattr(sampler, "__name__", "custom"), (seed,) * len(ids), ids)
+        super().__init__(len(ids), getattr(sampler, "__name__", "custom"), seed, ids)
+        self._ids, self._seed = ids, seed
         self._sample = sampler
         self.is_complex = sampler is steinhaus
 
     def draw(self, A: LinearOperator, low: int, high: int) -> Array:
         """The vectors number low to high, placed for `A`."""
         like, index, n = recurrence_like(A.like), getattr(A, "index", None), A.shape[0]
-        ids = range(self.probe_ids[0], self.probe_ids[-1] + 1)[low:high]
+        ids, seed = self._ids[low:high], self._seed
         if hasattr(A, "put"):
             host_like = np.empty(0, dtype=to_host(like).dtype)
-            return put(A, self._sample(self.seeds[0], ids, index, n, host_like), like)
-        block = self._sample(self.seeds[0], ids, index, n, like)
+            return put(A, self._sample(seed, ids, index, n, host_like), like)
+        block = self._sample(seed, ids, index, n, like)
         if self._sample not in SAMPLERS.values() and is_array(block) and block.ndim == 2:
             self._judge(A, block)
         return block

@@ -6,28 +6,28 @@ lives in two buffers and the product's own, and never writes into what a product
 
 Passes over memory of a step, in vectors of length n read (r) and written (w), without projections:
 
-=========  ============  =========  =========
+=========  ============  =========  ===========  ==============================================================
 kind       `open`        `close`    `normalise`
-=========  ============  =========  =========
-blocks     3r 1w         2r 1w      1r 1w      NumPy: what follows a read stays in the cache
-in place   5r 3w         4r 1w      1r 1w      PyTorch, CuPy: one pass per operation
-functions  5r 3w         4r 2w      1r 1w      others; JAX compiles `open` to 3r 1w and `close` to 2r 1w
-=========  ============  =========  =========
+=========  ============  =========  ===========  ==============================================================
+blocks     3r 1w         2r 1w      1r 1w        NumPy (`slq._host_vectors`): what follows a read is in the cache
+CSR        2r 1w         2r 1w      1r 1w        SciPy: the product is made inside `open` and never stored
+in place   6r 2w         4r 1w      1r 1w        PyTorch: one pass per operation
+kernels    5r 1w         4r 1w      1r 1w        CuPy
+functions  5r 2w         4r 2w      1r 1w        others; JAX compiles `open` to 3r 1w and `close` to 2r 1w
+=========  ============  =========  ===========  ==============================================================
 """
 
-from collections.abc import Callable, Iterator
+import functools
+import sys
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
-from scipy.linalg.blas import get_blas_funcs
 
 from slq._arrays import (
     Array,
     dot,
     fused,
-    is_complex,
-    is_numpy,
-    is_torch,
+    library_name,
+    namespace,
     project_out,
     scale_rows,
     subtract_components,
@@ -35,19 +35,16 @@ from slq._arrays import (
 )
 from slq._products import LinearOperator, Products
 
-__all__ = ["Vectors", "vectors_for"]
-
-_BLOCK = 1 << 15  # numbers per block: three blocks of float64 stay in a second-level cache of 1 MB
+__all__ = ["Vectors", "device_vectors"]
 
 
-def vectors_for(A: LinearOperator, v: Array) -> "Vectors":
-    """The fastest vector work there is for an operator and blocks like `v`."""
+def device_vectors(A: LinearOperator, v: Array) -> "Vectors":
+    """The fastest vector work there is for arrays that are not NumPy's, or an inner product of the operator's own."""
     own_dot = getattr(A, "vecdot", None)
-    if own_dot is None and is_numpy(v):
-        return _Blocks(v)
-    if own_dot is None and is_torch(v):
-        return _InPlace()
-    return Vectors(own_dot)
+    if own_dot is not None:
+        return Vectors(own_dot)
+    library = library_name(v)
+    return _InPlace() if library == "torch" else _Kernels() if library == "cupy" else Vectors()
 
 
 class Vectors:
@@ -66,6 +63,10 @@ class Vectors:
     def __init__(self, own_dot: Callable[[Array, Array], Array] | None = None) -> None:
         self._own_dot = own_dot
         self.dot = dot if own_dot is None else own_dot
+
+    def adopt(self, v: Array) -> Array:
+        """Start vectors in the layout that this work prefers."""
+        return v
 
     def multiply_and_open(
         self, products: Products, unit: float, before: Array, b: Array, v: Array, compare: bool
@@ -138,78 +139,27 @@ class _InPlace(Vectors):
         return w.mul_(factors.to(w.dtype)[:, None])
 
 
-class _Blocks(Vectors):
-    """NumPy: in place, and block by block, so that memory is passed over once for several operations."""
+class _Kernels(_InPlace):
+    """CuPy: each element-wise operation is one kernel, whose result takes the place of a vector."""
 
-    on_host = True
+    def open(self, y: Array, before: Array | None, b: Array, v: Array, compare: bool) -> tuple[Array, Array, Array]:
+        if before is None:
+            w = namespace(y).asarray(y, copy=True)
+            return w, dot(v, w), None
+        returned = dot(before, y) if compare else None
+        w = _cupy_subtract()(y, b.astype(y.dtype)[:, None], before, before)
+        return w, dot(v, w), returned
 
-    def __init__(self, v: np.ndarray) -> None:
-        super().__init__()
-        self._wide = np.complex128 if is_complex(v) else np.float64
-        self._double = v.dtype == self._wide
-        self._scratch = np.empty(_BLOCK, dtype=v.dtype)
-        self._axpy, self._gemv = get_blas_funcs(("axpy", "gemv"), dtype=v.dtype)
+    def close(self, w: Array, a: Array, v: Array) -> tuple[Array, Array]:
+        _cupy_subtract()(w, a.astype(w.dtype)[:, None], v, w)
+        return w, dot(w, w)
 
-    def open(
-        self, y: np.ndarray, before: np.ndarray | None, b: np.ndarray, v: np.ndarray, compare: bool
-    ) -> tuple[Any, Any, Any]:
-        a = np.zeros(len(v), dtype=self._wide)
-        returned = np.zeros_like(a) if compare and before is not None else None
-        w = np.empty_like(v) if before is None else before
-        for rows, columns in _blocks(w.shape):
-            part, product = w[rows, columns], y[rows, columns]
-            if before is None:
-                part[...] = product
-            else:
-                if returned is not None:
-                    returned[rows] += self._dot(part, product)
-                np.multiply(part, _along(b[rows], part), out=part)
-                np.subtract(product, part, out=part)
-            a[rows] += self._dot(v[rows, columns], part)
-        return w, a, returned
-
-    def close(self, w: np.ndarray, a: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        squared = np.zeros(len(v))
-        for rows, columns in _blocks(w.shape):
-            part = w[rows, columns]
-            if part.ndim == 1:
-                self._axpy(v[rows, columns], part, a=-a[rows])
-            else:
-                scratch = self._scratch[: part.size].reshape(part.shape)
-                np.multiply(v[rows, columns], _along(a[rows], part), out=scratch)
-                np.subtract(part, scratch, out=part)
-            squared[rows] += self._dot(part, part).real
-        return w, squared
-
-    def normalise(self, w: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        return np.multiply(w, _along(factors, w), out=w)
-
-    def project(self, rows: np.ndarray, w: np.ndarray) -> np.ndarray:
-        for basis, x in zip(rows, w, strict=True):
-            components = basis.conj() @ x if is_complex(x) else basis @ x
-            self._gemv(-1.0, basis.T, components, beta=1.0, y=x, overwrite_y=True)
+    def normalise(self, w: Array, factors: Array) -> Array:
+        w *= factors.astype(w.dtype)[:, None]
         return w
 
-    def _dot(self, x: np.ndarray, y: np.ndarray) -> Any:
-        """⟨x, y⟩ of each row, summed in double precision."""
-        if not self._double:
-            x, y = x.astype(self._wide), y.astype(self._wide)
-        return np.vdot(x, y) if x.ndim == 1 else np.vecdot(x, y)
 
-
-def _along(factors: Any, rows: np.ndarray) -> Any:
-    """One factor for each row, in the dtype of the rows."""
-    return factors if rows.ndim == 1 else factors.astype(rows.dtype)[:, None]
-
-
-def _blocks(shape: tuple[int, int]) -> Iterator[tuple[Any, slice]]:
-    """Index pairs that cover (k, n): parts of single rows where rows are long, several rows together where short."""
-    k, n = shape
-    if n >= _BLOCK // 2:
-        for row in range(k):
-            for low in range(0, n, _BLOCK):
-                yield row, slice(low, low + _BLOCK)
-        return
-    together = max(1, _BLOCK // n)
-    for low in range(0, k, together):
-        yield slice(low, low + together), slice(None)
+@functools.cache
+def _cupy_subtract() -> Callable[..., Array]:
+    cupy: Any = sys.modules["cupy"]  # loaded, since a CuPy array came
+    return cupy.ElementwiseKernel("T y, T b, T x", "T w", "w = y - b * x", "slq_subtract")

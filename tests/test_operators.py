@@ -180,7 +180,7 @@ RETURNS = {
     "nothing": (lambda _: None, PlacementError, "returned NoneType; expected an array of numpy"),
     "list": (lambda x: x.tolist(), PlacementError, "returned list; expected an array of numpy"),
     "objects": (lambda x: x.astype(object), DtypeError, "returned dtype object for an input of float64"),
-    "matrix class": (lambda x: np.matrix(x), PlacementError, "returned a NumPy matrix, whose arithmetic differs"),
+    "matrix class": (lambda x: x.view(np.matrix), PlacementError, "returned a NumPy matrix, whose arithmetic differs"),
     "masked array": (lambda x: np.ma.masked_less(x, 0), PlacementError, "returned a NumPy MaskedArray"),
     "complex": (lambda x: x + 0j, DtypeError, "returned dtype complex128 for an input of float64"),
 }
