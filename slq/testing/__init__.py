@@ -4,7 +4,12 @@
 `physics`, `mixed`, `models`; `spectra` has the lists of eigenvalues.
 """
 
-from slq.testing import graphs, mixed, models, physics, spectra, structured
+import slq.testing.graphs as graphs
+import slq.testing.mixed as mixed
+import slq.testing.models as models
+import slq.testing.physics as physics
+import slq.testing.spectra as spectra
+import slq.testing.structured as structured
 from slq.testing._backends import check_backend
 from slq.testing._catalogue import problems
 from slq.testing._determinants import Determinant, determinants

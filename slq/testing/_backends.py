@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from slq.errors import BackendError, RequestError
-from slq.testing import _laws
+from slq.testing._laws import LAWS, Law, Library
 
 __all__ = ["check_backend"]
 
@@ -50,9 +50,9 @@ def check_backend(xp: Any, *, device: Any = None, on_fail: str | None = "raise")
     """
     if on_fail not in ("raise", None):
         raise RequestError(f'on_fail= expects "raise" or None, got {on_fail!r}')
-    library = _laws.Library(xp, device)
+    library = Library(xp, device)
     findings = [
-        _judge(library, law, dtype, thresholds[dtype]) for law, thresholds in _laws.LAWS.items() for dtype in thresholds
+        _judge(library, law, dtype, thresholds[dtype]) for law, thresholds in LAWS.items() for dtype in thresholds
     ]
     failed = [finding for finding in findings if finding["status"] == "fail"]
     if failed and on_fail == "raise":
@@ -66,8 +66,8 @@ def check_backend(xp: Any, *, device: Any = None, on_fail: str | None = "raise")
     return findings
 
 
-def _judge(library: "_laws.Library", law: "_laws.Law", dtype: str, threshold: float) -> dict[str, Any]:
-    finding = {"name": f"{law.__name__.replace('_', ' ')}, {dtype}", "threshold": threshold, "detail": ""}
+def _judge(library: Library, law: Law, dtype: str, threshold: float) -> dict[str, Any]:
+    finding = {"name": f"{law.__name__.replace('_', ' ').strip()}, {dtype}", "threshold": threshold, "detail": ""}
     if not hasattr(library.xp, dtype):
         return finding | {"status": "skip", "value": np.nan}
     try:

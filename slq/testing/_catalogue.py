@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 
+import slq.testing.graphs as graphs
+import slq.testing.models as models
+import slq.testing.physics as physics
+import slq.testing.spectra as spectra
+import slq.testing.structured as structured
 from slq.errors import RequestError
-from slq.testing import graphs, models, physics, spectra, structured
 from slq.testing._problem import TAGS, Problem
 from slq.testing.mixed import goe, mixed, wishart
 
@@ -182,9 +186,9 @@ def _large() -> list[Problem]:
         graphs.hypercube(23),
         physics.ising(23),
         mixed(
-            np.geomspace(1e-3, 1.0, 10**7),
+            np.geomspace(1e-3, 1.0, 10**4).repeat(1000),
             "geometric, n=10⁷",
-            formula="10^(−3 + 3(i−1)/(n−1))",
+            formula="10^(−3 + 3(i−1)/(10⁴−1)), i = 1…10⁴, each with multiplicity 1000",
             hard_for="memory and time",
         ),
     ]

@@ -145,9 +145,9 @@ class Problem:
         NotPositiveDefiniteError
             If an eigenvalue is negative, or (SingularError) zero.
         """
-        lowest = float(self.levels()[0].min())
-        if lowest <= 0:
-            kind = SingularError if lowest == 0 else NotPositiveDefiniteError
+        if "positive definite" not in self.tags:
+            lowest = float(self.levels()[0].min())
+            kind = NotPositiveDefiniteError if "indefinite" in self.tags else SingularError
             raise kind(
                 f"{self.name} has the eigenvalue {lowest:.6g}, so its log-determinant does not exist; take a problem "
                 'tagged "positive definite"'
@@ -231,7 +231,7 @@ class Problem:
         place = {} if device is None else {"device": device}
         like = xp.asarray(np.empty(0), dtype=kind, **place)
         if library_name(like) != "numpy":
-            return aslinearoperator(_placed(xp, self.matrix(), kind, place))
+            return aslinearoperator(_placed(xp, self.matrix(), name, kind, place))
         return aslinearoperator(self._rounded, n=self.n, like=like, batched=True)
 
     def _rounded(self, x: np.ndarray) -> np.ndarray:
@@ -239,11 +239,11 @@ class Problem:
         return self.product(x.astype(wide, copy=False)).astype(x.dtype, copy=False)
 
 
-def _placed(xp: Any, values: np.ndarray, dtype: Any, place: Mapping[str, Any]) -> Array:
+def _placed(xp: Any, values: np.ndarray, name: Any, dtype: Any, place: Mapping[str, Any]) -> Array:
     placed = xp.asarray(values, dtype=dtype, **place)
     if placed.dtype != dtype:
         raise DtypeError(
-            f"{xp.__name__} made {placed.dtype} of a matrix asked for in {dtype}; ask for a dtype that it has, or "
+            f"{xp.__name__} made {placed.dtype} of a matrix asked for in {name}; ask for a dtype that it has, or "
             'enable this one (JAX: jax.config.update("jax_enable_x64", True))'
         )
     return placed
