@@ -180,6 +180,20 @@ def test_closed_determinants_of_closed_spectra(problem, logdet):
     assert problem.logdet() == pytest.approx(logdet, abs=1e-12)
 
 
+@pytest.mark.parametrize("combine", [slq.testing.kronecker_sum, slq.testing.kronecker_product])
+def test_kronecker_factors_may_have_multiplicities_and_be_complex(combine):
+    about = {"name": "k", "formula": "f", "source": "s", "hard_for": "h", "family": "structured"}
+    factors = [graphs.hamming(2, 3), structured.kms(4), structured.circulant(7)]
+    problem = combine(factors, **about)
+    found = np.linalg.eigvalsh(problem.matrix())
+    assert problem.is_complex
+    assert problem.modes is None
+    np.testing.assert_allclose(problem.eigenvalues(), found, atol=1e-14 * problem.norm)
+    A, B, C = (factor.matrix() for factor in factors)
+    if combine is slq.testing.kronecker_product:
+        np.testing.assert_allclose(problem.matrix(), np.kron(np.kron(A, B), C), atol=1e-14 * problem.norm)
+
+
 def test_multiplicities_have_their_binomials():
     values, counts = graphs.hypercube(9).distinct()
     assert list(values) == list(range(-9, 10, 2))

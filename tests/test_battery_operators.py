@@ -31,7 +31,7 @@ def test_operators_multiply_in_each_library(xp, problem, dtype):
     eps = np.finfo(kind).eps
     wide = x.astype(np.promote_types(kind, np.float64))
     found = slq._arrays.to_host(product)
-    # A sum of n roundings; measured: at most 4.
+    # A sum of n roundings; measured: at most 4, and 9 for the forms.
     np.testing.assert_allclose(found, problem.product(wide), atol=problem.n * eps * problem.norm)
     forms = problem.forms(wide, lambda t: t**2)
     np.testing.assert_allclose(measure.quadratic_forms(lambda t: t**2), forms, rtol=100 * eps)
@@ -89,8 +89,8 @@ def test_large_products_act_on_their_eigenvectors(index):
     assert problem.modes is not None
     x = slq.rademacher(0, [0], None, problem.n, np.empty(0))
     found, expected = problem.modes(problem.product(x)), problem.levels()[0] * problem.modes(x)
-    # The coordinates are of order one; measured: at most 3e-14 of the norm.
-    np.testing.assert_allclose(found, expected, atol=1e-12 * problem.norm)
+    # The coordinates are of order one; measured: at most 3e-15 of the norm.
+    np.testing.assert_allclose(found, expected, atol=1e-13 * problem.norm)
 
 
 # Through automatic differentiation
@@ -181,7 +181,7 @@ class Parameters(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.tensor(value)))
 
 
-# Measured: at most 2e-15 of the norm with either library.
+# Measured: at most 2e-16 of the norm with either library.
 @AUTOGRAD
 def test_torch_differentiates_to_the_same_matrix(problem, make):
     loss, params, batch = make(problem)
@@ -191,7 +191,7 @@ def test_torch_differentiates_to_the_same_matrix(problem, make):
         tuple(torch.tensor(part) for part in batch),
     )
     found = op.matvec(torch.eye(problem.n, dtype=torch.float64)).numpy()
-    np.testing.assert_allclose(found, problem.matrix(), atol=1e-13 * problem.norm)
+    np.testing.assert_allclose(found, problem.matrix(), atol=1e-14 * problem.norm)
 
 
 @AUTOGRAD
@@ -203,4 +203,4 @@ def test_jax_differentiates_to_the_same_matrix(problem, make, x64):
         tuple(jnp.asarray(part) for part in batch),
     )
     found = np.asarray(op.matvec(jnp.eye(problem.n)))
-    np.testing.assert_allclose(found, problem.matrix(), atol=1e-13 * problem.norm)
+    np.testing.assert_allclose(found, problem.matrix(), atol=1e-14 * problem.norm)

@@ -17,7 +17,7 @@ def kronecker_sum(factors: Sequence[Problem], **about: Any) -> Problem:
     Parameters
     ----------
     factors : sequence of Problem
-        With known eigenvectors (`modes`).
+        Those of the result have formulas (`modes`) if those of all factors have.
     **about
         The fields of `Problem` that are words: name, formula, source, hard_for, family.
 
@@ -51,18 +51,18 @@ def _combined(factors: Sequence[Problem], combine: np.ufunc, product: Product, a
 
     def modes(x: np.ndarray) -> np.ndarray:
         for axis, factor in enumerate(factors):
-            assert factor.modes is not None
-            x = _along(factors, axis, factor.modes, x)
+            if factor.modes is not None:  # as in all factors, or `modes` is not used
+                x = _along(factors, axis, factor.modes, x)
         return x
 
     def levels() -> tuple[np.ndarray, np.ndarray]:
-        return functools.reduce(combine.outer, (factor.levels()[0] for factor in factors)).ravel(), ones(n)
+        return functools.reduce(combine.outer, (np.repeat(*factor.levels()) for factor in factors)).ravel(), ones(n)
 
     return Problem(
         n=n,
         product=product,
         levels=levels,
-        modes=modes,
+        modes=modes if all(factor.modes is not None for factor in factors) else None,
         is_complex=any(factor.is_complex for factor in factors),
         **about,
     )

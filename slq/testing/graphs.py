@@ -1,4 +1,8 @@
-"""Graphs: adjacency matrices, and Laplacians where the name says so."""
+"""Graphs: adjacency matrices, and Laplacians where the name says so.
+
+The functions return a `Problem`, which has the formula and its source; parameters for which the formula does not hold
+raise RequestError.
+"""
 
 import itertools
 import math

@@ -1,4 +1,8 @@
-"""Hessians of models, at parameters where they are known. `data` holds what another library needs to build the same."""
+"""Hessians of models, at parameters where they are known. `data` holds what another library needs to build the same.
+
+The functions return a `Problem`, which has the formula and its source; parameters for which the formula does not hold
+raise RequestError.
+"""
 
 import math
 

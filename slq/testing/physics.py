@@ -1,4 +1,8 @@
-"""Lattices, rings and chains of spins."""
+"""Lattices, rings and chains of spins.
+
+The functions return a `Problem`, which has the formula and its source; parameters for which the formula does not hold
+raise RequestError.
+"""
 
 import functools
 
