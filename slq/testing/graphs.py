@@ -1,7 +1,7 @@
 """Graphs: adjacency matrices, and Laplacians where the name says so.
 
-The functions return a `Problem`, which has the formula and its source; parameters for which the formula does not hold
-raise RequestError.
+The functions return a `Problem`, which has the formula and its source.
+Sizes and parameters for which the formula does not hold raise RequestError.
 """
 
 import itertools
@@ -123,6 +123,7 @@ def hypercube(d: int) -> Problem:
 
 def hamming(d: int, q: int) -> Problem:
     """Make the adjacency matrix of the Hamming graph: words of d letters out of q, joined if they differ in one."""
+    require(d >= 1, "d >= 1", d=d)
     j = np.arange(d + 1)
 
     def product(x: np.ndarray) -> np.ndarray:
@@ -196,6 +197,7 @@ def _subsets(
 
 def complete_laplacian(n: int) -> Problem:
     """Make the Laplacian of the complete graph of n vertices: n − 1 on the diagonal, -1 elsewhere."""
+    require(n >= 2, "n >= 2", n=n)
     return Problem(
         name=f"complete graph Laplacian, n={n}",
         n=n,
@@ -231,6 +233,7 @@ def complete_bipartite(a: int, b: int) -> Problem:
 
 def star_laplacian(n: int) -> Problem:
     """Make the Laplacian of a star: vertex 0 joined to the n − 1 others."""
+    require(n >= 3, "n >= 3", n=n)
 
     def product(x: np.ndarray) -> np.ndarray:
         y = x - x[..., :1]

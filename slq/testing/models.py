@@ -1,7 +1,7 @@
 """Hessians of models, at parameters where they are known. `data` holds what another library needs to build the same.
 
-The functions return a `Problem`, which has the formula and its source; parameters for which the formula does not hold
-raise RequestError.
+The functions return a `Problem`, which has the formula and its source.
+Sizes and parameters for which the formula does not hold raise RequestError.
 """
 
 import math
@@ -77,6 +77,7 @@ def logistic_regression(samples: int, features: int) -> Problem:
 
 def softmax_regression(samples: int, features: int, classes: int) -> Problem:
     """Make the Hessian, in W (classes, features), of the mean cross-entropy at W = 0 with the bias (log 2, 0, …, 0)."""
+    require(classes >= 2, "classes >= 2", classes=classes)
     X = design(samples, features)
     a = 1 / (classes + 1)
     p = np.append(2 * a, np.full(classes - 1, a))
@@ -108,6 +109,7 @@ def softmax_regression(samples: int, features: int, classes: int) -> Problem:
 
 def deep_linear(inputs: int, hidden: int, outputs: int, samples: int = 8) -> Problem:
     """Make the Hessian of half the squared error (mean over samples) of y = W₂W₁x, at zero residual, white inputs."""
+    require(inputs <= samples, "inputs <= samples, or they are not white", inputs=inputs, samples=samples)
     s1, s2 = np.arange(1.0, min(hidden, inputs) + 1), 0.5 + np.arange(min(outputs, hidden))
     W1, W2 = _with_singular_values(hidden, inputs, s1), _with_singular_values(outputs, hidden, s2)
     n = hidden * inputs + outputs * hidden
@@ -141,6 +143,7 @@ def deep_linear(inputs: int, hidden: int, outputs: int, samples: int = 8) -> Pro
 
 def deep_linear_scaled(depth: int, width: int, c: float = 1.5, samples: int = 8) -> Problem:
     """Make the Hessian of the loss of `deep_linear` for `depth` square layers, each W = cI."""
+    require(width <= samples, "width <= samples, or inputs are not white", width=width, samples=samples)
     n = depth * width**2
 
     def product(x: np.ndarray) -> np.ndarray:

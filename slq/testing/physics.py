@@ -1,7 +1,6 @@
 """Lattices, rings and chains of spins.
 
-The functions return a `Problem`, which has the formula and its source; parameters for which the formula does not hold
-raise RequestError.
+The functions return a `Problem`, which has the formula and its source.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Matrices of linear algebra and signal processing with products in O(n) or O(n log n).
 
-The functions return a `Problem`, which has the formula and its source; parameters for which the formula does not hold
-raise RequestError.
+The functions return a `Problem`, which has the formula and its source.
+Sizes and parameters for which the formula does not hold raise RequestError.
 """
 
 import math
