@@ -6,6 +6,7 @@ from typing import Any
 __all__ = [
     "AliasedOutputError",
     "AliasingWarning",
+    "BackendError",
     "ClippedStepsWarning",
     "DataError",
     "DependentProbesWarning",
@@ -125,6 +126,10 @@ class ProductError(OperatorError, RuntimeError):
 
 class MemoryForecastError(SlqError, MemoryError):
     """The run would need more memory than there is; nothing was computed."""
+
+
+class BackendError(SlqError, ArithmeticError):
+    """An array library does not compute what slq relies on."""
 
 
 class NotPositiveDefiniteError(SlqError, ValueError):
