@@ -51,11 +51,11 @@ def first_product(A: LinearOperator, products: Products, v: Array, check: bool) 
         raise AliasedOutputError("the product wrote into its input; let it work on a copy, or return a new array")
     finite = np.isfinite(seen[0])
     if not finite.any():
+        probes = list(range(products.first_row, products.first_row + finite.size))
         raise NonFiniteError(
-            f"the first product contains NaN or infinity for probes {list(range(finite.size))}, all there are, "
-            "from finite input; "
+            f"the first product contains NaN or infinity for all its probes, {probes}, from finite input; "
             "look for a division by zero, an overflow or bad data inside the operator",
-            probes=list(range(finite.size)),
+            probes=probes,
             step=0,
         )
     if pairs and finite.all() and seen[0].any():
@@ -100,6 +100,7 @@ def judge_steps(read: Mapping[str, np.ndarray], eps: float) -> None:
     alpha, beta = np.abs(read["alpha"]), read["beta"]
     size = np.sqrt(alpha**2 + beta**2)  # ‖A v‖
     size[1:] = np.sqrt(size[1:] ** 2 + beta[:-1] ** 2)
+    size = np.maximum.accumulate(size)  # where v is nearly annihilated, all that is left is rounding of ‖A‖
     if "gap" in read and len(read["gap"]):
         gap, b = read["gap"], beta[: len(read["gap"])]
         told = np.where((b > 1e-2 * size[1 : len(gap) + 1]), gap / np.maximum(size[1 : len(gap) + 1], _TINY), 0.0)

@@ -17,7 +17,7 @@ from slq._arrays import is_complex
 from slq._products import LinearOperator, Products
 from slq._vectors import Vectors
 
-__all__ = ["host_vectors"]
+__all__ = ["compiled", "host_vectors"]
 
 _BLOCK = 1 << 15  # numbers per block: three blocks of float64 stay in a second-level cache of 1 MB
 _COMPILED = 1 << 17  # numbers from which a compiled loop is worth its loading

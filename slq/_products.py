@@ -60,9 +60,12 @@ class Products:
         Machine epsilon of the products: that of the vectors, or of the narrowest dtype that came back.
     step : int
         The number of the product under way, which errors name.
+    first_row : int
+        The number of the probe in the first row, likewise.
     """
 
-    def __init__(self, A: LinearOperator) -> None:
+    def __init__(self, A: LinearOperator, first_row: int = 0) -> None:
+        self.first_row = first_row
         self._operator = A
         self._dtype = A.like.dtype
         self._warned = False

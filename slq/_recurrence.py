@@ -56,14 +56,13 @@ class Recurrence:
     def __init__(
         self, A: LinearOperator, v: Array, basis: Basis, everything: Basis, *, check: bool, passes: int, first_row: int
     ) -> None:
-        self.products = Products(A)
+        self.products = Products(A, first_row)
         self._faults: dict[int, str] = {}  # by probe; on the host only, where looking costs nothing
         self.needs_second_pass = False
         self._operator = A
         self._basis, self._everything = basis, everything
         self._check = check
         self._passes = passes
-        self._first_row = first_row
         projecting = max(basis.capacity, everything.capacity) > 0
         if is_numpy(v) and not hasattr(A, "vecdot"):
             self._work = host_vectors(A, v, projecting)
@@ -171,9 +170,9 @@ class Recurrence:
             return
         steps = finite[bad].argmin(axis=1)
         first, worst = int(steps.min()), bad[int(steps.argmin())]
-        lost = [i + self._first_row for i in bad]
+        lost = [i + self.products.first_row for i in bad]
         error = NonFiniteError(
-            f"the product of step {first} contains NaN or infinity for probe {worst + self._first_row}"
+            f"the product of step {first} contains NaN or infinity for probe {worst + self.products.first_row}"
             f"{self._faults.get(worst, '')}; probes {lost} are lost, the others are in `.partial`; "
             "look for a division by zero, an overflow, bad data or a state that changes inside the operator",
             probes=lost,
