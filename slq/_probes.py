@@ -81,7 +81,7 @@ def rademacher(seed: int, probe_ids: Sequence[int], index: Any, n: int, like: Ar
         for at, coordinates in _pieces(index, n):
             words, which = _words(seed, probe, coordinates, 64)
             bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")
-            if coordinates[-1] - coordinates[0] + 1 == coordinates.size:  # a slice is read faster than single places
+            if isinstance(at, slice):  # consecutive coordinates: a slice is read faster than single places
                 first = 64 * int(which[0]) + int(coordinates[0]) % 64
                 row[at] = 2.0 * bits[first : first + coordinates.size] - 1.0
             else:
