@@ -32,7 +32,8 @@ def wrap_foreign(A: Any, like: Array) -> LinearOperator | None:
     if hasattr(A, "matvec") and (has_shape or isinstance(getattr(A, "size", None), int)):
         # no product of a block: SciPy's own vocabulary, or that of hessian-eigenthings, which tells only a size
         like = guess_like(A) if like is None else empty_like(like)
-        return Function(A.matvec, _two(A.shape) if has_shape else (A.size, A.size), like)
+        shape = _two(A.shape) if has_shape else (A.size, A.size)
+        return Function(A.matvec, shape, like, adjoint=getattr(A, "rmatvec", None))
     return None
 
 
@@ -74,7 +75,7 @@ def warn_converted(old: Any, new: Any) -> None:
 
 
 def guess_like(A: Any) -> Array:
-    """The vectors of a foreign operator, told from its dtype and package; the library is loaded already if it exists."""
+    """The vectors of a foreign operator, told from its dtype and package, whose library is loaded if A exists."""
     dtype, device = getattr(A, "dtype", None), getattr(A, "device", None)
     if type(dtype).__module__ == "torch":
         return promote_inexact(sys.modules["torch"].empty(0, dtype=dtype, device=device))
@@ -104,7 +105,7 @@ def _two(shape: Any) -> tuple[int, int]:
 
 
 def _adjoint(A: Any) -> Callable[[Array], Array] | None:
-    """y -> Aᴴ y of columns, in the vocabulary of SciPy, curvlinops, or matrices; None if A speaks none."""
+    """The product y -> Aᴴ y of columns, in the vocabulary of SciPy, curvlinops, or matrices; None if A speaks none."""
     if hasattr(A, "rmatmat"):
         return A.rmatmat
     if callable(getattr(A, "adjoint", None)):

@@ -11,7 +11,7 @@ from slq._arrays import Array, from_host, is_complex, recurrence_like, to_host
 from slq._products import LinearOperator, apply, put
 from slq.errors import RequestError
 
-__all__ = ["adjoint_of", "scipy_operator"]
+__all__ = ["scipy_operator"]
 
 
 def scipy_operator(A: LinearOperator) -> ScipyOperator:
@@ -33,18 +33,15 @@ def scipy_operator(A: LinearOperator) -> ScipyOperator:
         return lambda x: _by_columns(product, np.asarray(x), is_complex(like))
 
     members = {"matvec": on_host(A.matvec), "matmat": on_host(A.matvec)}
-    adjoint = adjoint_of(A)
+    adjoint = _adjoint(A)
     if adjoint is not None:
         members["rmatvec"] = members["rmatmat"] = on_host(adjoint)
     return ScipyOperator((int(A.shape[0]), int(A.shape[1])), dtype=to_host(like).dtype, **members)
 
 
-def adjoint_of(A: LinearOperator) -> Callable[[Array], Array] | None:
-    """y -> Aᴴ y in the plain inner product: A's own ``rmatvec``, or A itself, or None where neither is right."""
-    if hasattr(A, "rmatvec"):
-        return A.rmatvec
-    plain = A.shape[0] == A.shape[1] and not hasattr(A, "vecdot")  # else self-adjoint in another inner product
-    return A.matvec if plain else None
+def _adjoint(A: LinearOperator) -> Callable[[Array], Array] | None:
+    """The product y -> Aᴴ y in the plain inner product, None where A's is another: A's own, or A itself."""
+    return None if hasattr(A, "vecdot") else getattr(A, "rmatvec", A.matvec)
 
 
 def _by_columns(product: Callable[[np.ndarray], np.ndarray], x: np.ndarray, takes_complex: bool) -> np.ndarray:

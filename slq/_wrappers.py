@@ -24,7 +24,7 @@ class Wrapper:
     like: Array
 
     def to_scipy(self) -> ScipyOperator:
-        """This operator as a `scipy.sparse.linalg.LinearOperator`; see `slq.to_scipy`."""
+        """Convert to a `scipy.sparse.linalg.LinearOperator`; see `slq.to_scipy`."""
         return scipy_operator(self)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
@@ -119,7 +119,7 @@ class Function(Wrapper):
 
 
 def transposed(make: Callable[[], Any]) -> Product:
-    """y -> Aᴴ y of columns y, where `make` returns Aᵀ; it is called once, when first needed.
+    """The product y -> Aᴴ y of columns, where `make` returns Aᵀ; it is called once, when first needed.
 
     By conjugating vectors: a conjugate of the matrix would be a second copy.
     """

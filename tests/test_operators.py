@@ -165,6 +165,7 @@ def test_sparse_matrices_must_hold_numbers():
         """What a sparse class of another package might hold; SciPy's own refuse it."""
 
         dtype = np.dtype("U1")
+        ndim = 2
 
     with pytest.raises(DtypeError, match="expected a numeric matrix, got dtype <U1"):
         operators._sparse(Text())
