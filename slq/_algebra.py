@@ -26,7 +26,7 @@ class Derived(Wrapper):
                 setattr(self, name, getattr(operand, name))
 
 
-class Shift(Derived):
+class _Shift(Derived):
     """A + sigma I."""
 
     def __init__(self, operand: LinearOperator, sigma: float) -> None:
@@ -38,7 +38,7 @@ class Shift(Derived):
         return apply(self._operand, x, like=self.like) + self._sigma * x
 
 
-class Scale(Derived):
+class _Scale(Derived):
     """A real multiple of an operator."""
 
     def __init__(self, operand: LinearOperator, factor: float) -> None:
@@ -50,7 +50,7 @@ class Scale(Derived):
         return self._factor * apply(self._operand, x, like=self.like)
 
 
-class Add(Derived):
+class _Add(Derived):
     """A sum of operators."""
 
     def __init__(self, operands: list[LinearOperator]) -> None:
@@ -94,7 +94,7 @@ def shift(A: Any, sigma: float) -> LinearOperator:
     >>> shift(np.eye(2), 3.0).matvec(np.ones(2))
     array([4., 4.])
     """
-    return Shift(aslinearoperator(A), _real_number("sigma", sigma))
+    return _Shift(aslinearoperator(A), _real_number("sigma", sigma))
 
 
 def scale(A: Any, factor: float) -> LinearOperator:
@@ -117,7 +117,7 @@ def scale(A: Any, factor: float) -> LinearOperator:
     RequestError
         If `factor` is not a finite real number: the multiple would not be Hermitian.
     """
-    return Scale(aslinearoperator(A), _real_number("factor", factor))
+    return _Scale(aslinearoperator(A), _real_number("factor", factor))
 
 
 def add(*operators: Any) -> LinearOperator:
@@ -166,7 +166,7 @@ def add(*operators: Any) -> LinearOperator:
                 f"add expects operators of one dtype, got {first.like.dtype} and {A.like.dtype}; convert one of them"
             )
         _require_one_space(first, A)
-    return Add(operands)
+    return _Add(operands)
 
 
 def require_one_place(what: str, x: Array, like: Array) -> None:
@@ -184,7 +184,8 @@ def _require_one_space(A: LinearOperator, B: LinearOperator) -> None:
     if any(part is None for part in parts):
         same_part = parts[0] is parts[1]
     else:
-        same_part = np.array_equal(*(_coordinates(part, int(A.shape[0])) for part in parts))
+        one, other = (_coordinates(part, int(A.shape[0])) for part in parts)
+        same_part = np.array_equal(one, other)
     if not same_part:
         raise RequestError(
             "add expects operators that hold the same part of the vectors, but their `index` differ; "

@@ -21,14 +21,14 @@ from slq._arrays import (
 )
 from slq._inner_products import Dense, Diagonal, PositiveDefinite, Sparse
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator, apply, describe, put
+from slq._products import LinearOperator, apply, put
 from slq._wrappers import Wrapper
 from slq.errors import DtypeError, OperatorError, PlacementError, RequestError, ShapeError
 
 __all__ = ["generalized"]
 
 
-class Generalized(Wrapper):
+class _Generalized(Wrapper):
     """B⁻¹A, self-adjoint in ⟨x, y⟩ = xᴴBy."""
 
     def __init__(self, operand: LinearOperator, metric: PositiveDefinite) -> None:
@@ -111,7 +111,7 @@ def generalized(A: Any, B: Any) -> LinearOperator:
             f"A has {' and '.join(special)}: vectors in parts, or an inner product of its own; generalized needs whole "
             "vectors and the plain inner product"
         )
-    return Generalized(A, _metric(A, B))
+    return _Generalized(A, _metric(A, B))
 
 
 def _metric(A: LinearOperator, B: Any) -> PositiveDefinite:
@@ -125,14 +125,14 @@ def _metric(A: LinearOperator, B: Any) -> PositiveDefinite:
     if not sparse:
         if not is_array(B) or is_sparse(B) or hasattr(B, "nnz"):
             raise OperatorError(
-                f"B= expects a one-dimensional array (a diagonal), a two-dimensional one, or a SciPy sparse matrix, got "
-                f"{describe(B) if not is_array(B) else 'a sparse array'}; convert it"
+                "B= expects a one-dimensional array (a diagonal), a two-dimensional one, or a SciPy sparse matrix, "
+                f"got {type(B).__name__}; convert it"
             )
         require_one_place("B", B, like)
         B = promote_inexact(B)
     if tuple(B.shape) not in ((n, n), (n,)):
         raise ShapeError(f"B= expects shape ({n}, {n}) or ({n},), as A has dimension {n}, got {tuple(B.shape)}")
-    if is_complex(B[:0] if not sparse else np.empty(0, dtype=B.dtype)) and not is_complex(like):
+    if is_complex(np.empty(0, dtype=B.dtype) if sparse else B) and not is_complex(like):
         raise DtypeError(f"B is complex, but the operator works in {A.like.dtype}; give A in a complex dtype")
     if sparse:
         return Sparse(B, like, float(np.finfo(np.promote_types(B.dtype, np.float32)).eps))

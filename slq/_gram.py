@@ -36,7 +36,7 @@ class Rectangular(Protocol):
         ...
 
 
-class SelfAdjoint(Derived):
+class _SelfAdjoint(Derived):
     """An operator that satisfies `LinearOperator`, hence is its own adjoint in its own inner product."""
 
     def __init__(self, operand: LinearOperator) -> None:
@@ -44,7 +44,7 @@ class SelfAdjoint(Derived):
         self.matvec = self.rmatvec = operand.matvec
 
 
-class Gram(Derived):
+class _Gram(Derived):
     """AᴴA, or AAᴴ if `left`."""
 
     def __init__(self, operand: Rectangular, left: bool) -> None:
@@ -114,7 +114,7 @@ def gram(
     >>> gram(A).matvec(np.ones(2))
     array([1., 4.])
     """
-    return Gram(rectangular(A, shape=shape, like=like, batched=batched), bool(left))
+    return _Gram(rectangular(A, shape=shape, like=like, batched=batched), bool(left))
 
 
 def rectangular(
@@ -122,7 +122,7 @@ def rectangular(
 ) -> Rectangular:
     """Make an operator with an adjoint of `A`; see `gram` for what it may be."""
     if isinstance(A, tuple | list) and len(A) == 2 and all(callable(part) for part in A):
-        return _pair(*A, shape, like, batched)
+        return _pair(A, shape, like, batched)
     if callable(A) and not hasattr(A, "shape") and not hasattr(A, "matvec") and not hasattr(A, "mv"):
         raise OperatorError(_NO_ADJOINT)
     operator = wrap(A, like=like)
@@ -136,13 +136,13 @@ def rectangular(
             f"a rectangular operator with {', '.join(special)} does not tell on which side they act; leave them out"
         )
     if hasattr(operator, "rmatvec"):
-        return operator
+        return operator  # type: ignore[return-value]
     if operator is not A or operator.shape[0] != operator.shape[1]:
         raise OperatorError(_NO_ADJOINT)
-    return SelfAdjoint(operator)
+    return _SelfAdjoint(operator)
 
 
-def _pair(matvec: Any, rmatvec: Any, shape: Any, like: Array, batched: bool) -> Rectangular:
+def _pair(functions: Any, shape: Any, like: Array, batched: bool) -> Rectangular:
     if shape is None or like is None:
         raise RequestError(
             "functions need shape=(p, n) and like= an array, which tells library, dtype and device: "
@@ -152,5 +152,6 @@ def _pair(matvec: Any, rmatvec: Any, shape: Any, like: Array, batched: bool) -> 
         raise ShapeError(f"shape= expects two integers (p, n) >= 1, got {shape!r}")
     if not is_array(like):
         raise OperatorError(f"like= expects an array, got {describe(like)}")
+    matvec, rmatvec = functions
     sizes = (int(shape[0]), int(shape[1]))
     return Function(matvec, sizes, empty_like(promote_inexact(like)), batched, adjoint=rmatvec)

@@ -27,7 +27,7 @@ from slq.errors import RequestError, ShapeError
 __all__ = ["deflate", "restrict"]
 
 
-class Restriction(Wrapper):
+class _Restriction(Wrapper):
     """The rows and columns of an operator at some positions."""
 
     def __init__(self, operand: LinearOperator, positions: np.ndarray) -> None:
@@ -107,10 +107,10 @@ def restrict(A: Any, index: Any) -> LinearOperator:
             "a sub-block of an operator with its own inner product is not self-adjoint; restrict A and B before "
             "generalized(A, B)"
         )
-    return Restriction(A, _positions(index, int(A.shape[0])))
+    return _Restriction(A, _positions(index, int(A.shape[0])))
 
 
-class Deflation(Derived):
+class _Deflation(Derived):
     """(I − QQᴴ) A (I − QQᴴ), rows of `basis` being orthonormal in the inner product of A."""
 
     def __init__(self, operand: LinearOperator, basis: Array) -> None:
@@ -182,7 +182,7 @@ def deflate(A: Any, vectors: Array) -> LinearOperator:
     if hasattr(A, "vecdot"):
         for _ in range(2):  # once leaves an error of cond(B)·eps
             basis = _orthonormal_in(A.vecdot, basis)
-    return Deflation(A, basis)
+    return _Deflation(A, basis)
 
 
 def _components(basis: Array, x: Array, vecdot: Any) -> Array:

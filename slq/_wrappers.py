@@ -29,7 +29,7 @@ class Wrapper:
 
     def __repr__(self) -> str:
         dtype = str(self.like.dtype).removeprefix("torch.")
-        return f"<{type(self).__name__} of shape {self.shape}, {library_name(self.like)} {dtype}>"
+        return f"<{type(self).__name__.lstrip('_')} of shape {self.shape}, {library_name(self.like)} {dtype}>"
 
 
 class Matrix(Wrapper):
