@@ -107,11 +107,19 @@ def _two(shape: Any) -> tuple[int, int]:
 def _adjoint(A: Any) -> Callable[[Array], Array] | None:
     """The product y -> Aᴴ y of columns, in the vocabulary of SciPy, curvlinops, or matrices; None if A speaks none."""
     if hasattr(A, "rmatmat"):
-        return A.rmatmat
+        return lambda y: _rmatmat(A, y)
     if callable(getattr(A, "adjoint", None)):
         return lambda y: A.adjoint() @ y
     name = next((name for name in ("mT", "T") if hasattr(A, name)), None)
     return None if name is None else transposed(lambda: getattr(A, name))
+
+
+def _rmatmat(A: Any, y: Array) -> Array:
+    try:
+        return A.rmatmat(y)
+    except TypeError:  # SciPy calls None where no adjoint was given; only its `rmatvec` says so
+        A.rmatvec(y[:, 0])
+        raise
 
 
 def _jax_sparse(A: Any, like: Array) -> LinearOperator:

@@ -242,7 +242,7 @@ def _positions(index: Any, n: int) -> np.ndarray:
                 f"{index.ndim} dimension(s) of {index.dtype}"
             )
     try:
-        positions = np.arange(n)[index]
+        positions = np.ascontiguousarray(np.arange(n)[index])  # torch takes no negative strides
     except IndexError as error:
         raise RequestError(f"index= does not fit an operator of dimension {n}: {error}") from None
     if positions.size == 0:
