@@ -26,7 +26,8 @@ class LinearOperator(Protocol):
     -----
     A block of vectors is a (k, n) array, each **row** a vector. Optional members: ``vecdot(x, y)``, the inner product
     along the last axis (a sharded operator reduces over its processes here); ``index``, the global coordinates that
-    this process holds; ``put(block)``, which places a block drawn on the host.
+    this process holds; ``put(block)``, which places a block drawn on the host; ``rmatvec``, the adjoint in that inner
+    product (`gram`).
     """
 
     shape: tuple[int, int]

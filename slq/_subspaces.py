@@ -8,6 +8,7 @@ import scipy.linalg
 from slq._algebra import Derived, require_one_place
 from slq._arrays import (
     Array,
+    detach,
     device_of,
     from_host,
     fused,
@@ -178,7 +179,8 @@ def deflate(A: Any, vectors: Array) -> LinearOperator:
         )
     if is_complex(vectors) and not is_complex(A.like):
         raise RequestError(f"vectors are complex, but the operator works in {A.like.dtype}; give real directions")
-    basis = _orthonormal(namespace(vectors).astype(promote_inexact(vectors), recurrence_like(A.like).dtype))
+    wide = namespace(vectors).astype(promote_inexact(detach(vectors)), recurrence_like(A.like).dtype)
+    basis = _orthonormal(wide)
     if hasattr(A, "vecdot"):
         for _ in range(2):  # once leaves an error of cond(B)·eps
             basis = _orthonormal_in(A.vecdot, basis)

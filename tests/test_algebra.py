@@ -22,7 +22,7 @@ MASK = np.arange(N) % 3 == 0
 V = RNG.normal(size=(2, N))
 W = V + 1j * RNG.normal(size=(2, N))
 
-# Measured: at most 2e-15 here, where all matrices have norm 3 or less.
+# Measured: at most 2e-14, where matrices reach norm 16.
 CLOSE = {"rtol": 1e-13, "atol": 1e-13}
 
 
@@ -88,11 +88,11 @@ def test_deflated_eigenvectors_leave_the_other_eigenvalues():
     # 19 distinct values are left, and zero; the quadratic forms of the first probe tell them all
     nodes = measure.nodes[measure.weights > 1e-20]
     expected = np.sort(np.append(p.eigenvalues[:-5], 0.0))
-    np.testing.assert_allclose(np.sort(nodes), expected, atol=1e-9)  # measured 2e-13: two values are 0.13 apart
+    np.testing.assert_allclose(np.sort(nodes), expected, atol=1e-12)  # measured 1e-15
 
 
 def test_everything_may_be_deflated():
-    np.testing.assert_allclose(deflate(A, np.eye(N)).matvec(X), 0.0, atol=1e-13)
+    np.testing.assert_allclose(deflate(A, RNG.normal(size=(N, N))).matvec(X), 0.0, atol=1e-13)
 
 
 def test_half_precision_is_projected_in_single():
@@ -105,8 +105,8 @@ def test_half_precision_is_projected_in_single():
     product = apply(operator, x, like=operator.like)
     assert operator.like.dtype == torch.bfloat16
     assert product.dtype == torch.float32
-    # x, P x and the product are each rounded to bfloat16 (eps 2^-8), entries up to 4: measured 0.02
-    np.testing.assert_allclose(product.numpy(), expected, atol=0.1)
+    # x, P x and the product are each rounded to bfloat16 (eps 2^-8), entries up to 4: measured 0.007
+    np.testing.assert_allclose(product.numpy(), expected, atol=0.03)
 
 
 def test_integer_directions_are_directions():
@@ -258,8 +258,8 @@ def test_wrong_arguments_are_refused(kind):
 def test_near_dependence_is_no_dependence():
     vectors = np.stack([V[0], V[0] + 1e-8 * V[1]])
     P = complement(V)
-    # the second direction is known to eps / 1e-8; measured 2e-8
-    np.testing.assert_allclose(deflate(A, vectors).matvec(X), X @ (P @ A @ P), atol=1e-6)
+    # the second direction is known to eps / 1e-8; measured 7e-9
+    np.testing.assert_allclose(deflate(A, vectors).matvec(X), X @ (P @ A @ P), atol=3e-7)
 
 
 def test_operands_of_other_libraries_are_refused(xp):
@@ -283,6 +283,6 @@ def test_sums_and_multiples_move_the_spectrum():
     sigma, factor = 0.75, -2.0
     plain = slq.spectral_measure(A, num_probes=2, num_steps=6)
     moved = slq.spectral_measure(scale(shift(A, sigma), factor), num_probes=2, num_steps=6)
-    # Lanczos is affine in A: the nodes move with the spectrum, the weights stay (measured 3e-15)
-    np.testing.assert_allclose(moved.nodes[:, ::-1], factor * (plain.nodes + sigma), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(moved.weights[:, ::-1], plain.weights, rtol=1e-11)
+    # Lanczos is affine in A: the nodes move with the spectrum, the weights stay (measured 4e-15)
+    np.testing.assert_allclose(moved.nodes[:, ::-1], factor * (plain.nodes + sigma), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(moved.weights[:, ::-1], plain.weights, rtol=1e-13)

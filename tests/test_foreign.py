@@ -295,7 +295,7 @@ class GPyTorch(Counted):
         super().__init__(matrix)
         self.dtype, self.device = matrix.dtype, matrix.device
 
-    def size(self, dim=None):
+    def size(self):
         return self.shape
 
     def matmul(self, x):
@@ -408,7 +408,7 @@ def test_a_wrong_type_inside_a_foreign_adjoint_reaches_the_user():
     class Broken(CupyOperator):
         __module__ = "users_module"
 
-        def rmatmat(self, x):
+        def rmatmat(self, _):
             raise TypeError("unsupported operand")
 
         def rmatvec(self, x):

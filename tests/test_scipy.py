@@ -42,7 +42,7 @@ def test_there_and_back(xp, matrix):
 def test_scipy_finds_the_extreme_eigenvalues(xp):
     p = problem(indefinite(N))
     found = eigsh(to_scipy(shift(xp.asarray(p.matrix), 1.0)), k=3, which="LA", return_eigenvectors=False)
-    np.testing.assert_allclose(np.sort(found), p.eigenvalues[-3:] + 1.0, rtol=1e-12)  # measured 5e-16
+    np.testing.assert_allclose(np.sort(found), p.eigenvalues[-3:] + 1.0, rtol=1e-12)  # measured 3e-15
 
 
 def test_single_precision_stays_single():
@@ -56,9 +56,9 @@ def test_half_precision_comes_out_as_single():
     half = torch.tensor(A, dtype=torch.bfloat16)
     operator = to_scipy(half)
     assert operator.dtype == np.float32
-    # the product is rounded to bfloat16, eps 2^-8, entries up to 3; measured 0.01
-    np.testing.assert_allclose(operator @ X, half.double().numpy() @ X, atol=0.05)
-    np.testing.assert_allclose(operator.rmatmat(X), half.double().numpy() @ X, atol=0.05)
+    # the product is rounded to bfloat16, eps 2^-8, entries up to 3; measured 0.008
+    np.testing.assert_allclose(operator @ X, half.double().numpy() @ X, atol=0.03)
+    np.testing.assert_allclose(operator.rmatmat(X), half.double().numpy() @ X, atol=0.03)
 
 
 def test_an_adjoint_of_its_own_is_used():
