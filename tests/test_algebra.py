@@ -255,6 +255,15 @@ def test_wrong_arguments_are_refused(kind):
         make()
 
 
+def test_an_inner_product_must_be_one():
+    class Negative(Placing):
+        def vecdot(self, x, y):
+            return -(x * y).sum(axis=-1)
+
+    with pytest.raises(RequestError, match="depend on each other in the operator's inner product; is it positive"):
+        deflate(Negative(), V)
+
+
 def test_near_dependence_is_no_dependence():
     vectors = np.stack([V[0], V[0] + 1e-8 * V[1]])
     P = complement(V)

@@ -198,6 +198,13 @@ def test_a_block_product_keeps_the_shape_of_its_input():
             slq.lanczos(aslinearoperator(wrong, like=X[0], batched=True), X, 2)
 
 
+def test_a_block_product_of_one_vector_keeps_its_shape():
+    for wrong in (lambda x: x[..., None], lambda x: x[:0], lambda _: None):
+        operator = aslinearoperator(wrong, like=X[0], batched=True)
+        with pytest.raises((ShapeError, PlacementError), match="the product returned"):
+            products.apply(operator, X[0], like=operator.like)
+
+
 def test_a_product_stays_in_its_library(xp):
     other = np.asarray if xp.name != "numpy" else pytest.importorskip("torch").tensor
     operator = aslinearoperator(lambda x: other(to_host(x)), like=xp.asarray(X[0]))
