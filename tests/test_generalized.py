@@ -194,7 +194,7 @@ class Sharded:
 
 
 SKEW = B + np.triu(np.full((N, N), 1e-6), 1)
-SWAP = scipy.sparse.block_diag([np.asarray([[0.0, 1.0], [1.0, 0.0]])] * (N // 2))
+SWAP = scipy.sparse.kron(scipy.sparse.eye_array(N // 2), scipy.sparse.coo_array([[0.0, 1.0], [1.0, 0.0]]))
 RANK_ONE = np.outer(X[0], X[0])
 NOT_POSITIVE = r"B is not positive definite.*add a small multiple of the identity"
 

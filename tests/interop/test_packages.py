@@ -1,7 +1,7 @@
 """The real operators of other packages, where installed; tests/test_foreign.py has stand-ins that always run.
 
 Passed with pylops 2.8.0, sparse 0.19.3, linear_operator 0.6.1, cola-ml 0.0.7, lineax 0.1.1, curvlinops-for-pytorch
-3.0.1, hessian-eigenthings 1.0.0a5.
+3.0.1, hessian-eigenthings 1.0.0a5, under NumPy 2.4.6, SciPy 1.17.1, torch 2.13.0 and JAX 0.10.2.
 """
 
 import importlib
