@@ -1,15 +1,19 @@
 """Spectral densities and spectral sums of any linear operator by stochastic Lanczos quadrature."""
 
 from slq import analysis, errors, metrics
+from slq._algebra import add, scale, shift
 from slq._estimate import Density, Estimate
+from slq._generalized import generalized
+from slq._gram import gram
 from slq._lanczos import Tridiagonal, lanczos
 from slq._measure import SpectralMeasure, concatenate
-from slq._operators import aslinearoperator
+from slq._operators import aslinearoperator, to_scipy
 from slq._outliers import Outliers
 from slq._probes import gaussian, rademacher, sphere, steinhaus
 from slq._products import LinearOperator
 from slq._quadrature import golub_welsch
 from slq._slq import logdet, spectral_measure, spectral_sum
+from slq._subspaces import deflate, restrict
 from slq._version import __version__
 from slq.errors import SlqError, SlqWarning
 
@@ -23,18 +27,26 @@ __all__ = [
     "SpectralMeasure",
     "Tridiagonal",
     "__version__",
+    "add",
     "analysis",
     "aslinearoperator",
     "concatenate",
+    "deflate",
     "errors",
     "gaussian",
+    "generalized",
     "golub_welsch",
+    "gram",
     "lanczos",
     "logdet",
     "metrics",
     "rademacher",
+    "restrict",
+    "scale",
+    "shift",
     "spectral_measure",
     "spectral_sum",
     "sphere",
     "steinhaus",
+    "to_scipy",
 ]

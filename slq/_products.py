@@ -22,7 +22,7 @@ from slq._arrays import (
 )
 from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError, SlqError
 
-__all__ = ["LinearOperator", "Products", "check_product", "complexified", "describe", "inner", "put"]
+__all__ = ["LinearOperator", "Products", "apply", "check_product", "complexified", "describe", "inner", "put"]
 
 
 @runtime_checkable
@@ -40,7 +40,8 @@ class LinearOperator(Protocol):
     -----
     A block of vectors is a (k, n) array, each **row** a vector. Optional members: ``vecdot(x, y)``, the inner product
     along the last axis (a sharded operator reduces over its processes here); ``index``, the global coordinates that
-    this process holds; ``put(block)``, which places a block drawn on the host.
+    this process holds; ``put(block)``, which places a block drawn on the host; ``rmatvec``, the adjoint in that inner
+    product (`gram`).
     """
 
     shape: tuple[int, int]
@@ -115,6 +116,11 @@ class Products:
                 stacklevel=3,
             )
         return xp.astype(product, argument.dtype)
+
+
+def apply(A: LinearOperator, x: Array) -> Array:
+    """One product of `A` with each row of `x`, checked; in the dtype of `x`, which may be wider than the operator's."""
+    return Products(A)(x)
 
 
 def _is_like(product: Array, argument: Array) -> bool:

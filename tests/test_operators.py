@@ -165,6 +165,7 @@ def test_sparse_matrices_must_hold_numbers():
         """What a sparse class of another package might hold; SciPy's own refuse it."""
 
         dtype = np.dtype("U1")
+        ndim = 2
 
     with pytest.raises(DtypeError, match="expected a numeric matrix, got dtype <U1"):
         operators._sparse(Text())
@@ -213,6 +214,13 @@ def test_a_block_product_keeps_the_shape_of_its_input():
     for wrong in (lambda x: x.T, lambda x: x[:1], lambda x: x[..., None]):
         with pytest.raises(ShapeError, match="a product keeps the shape of its input"):
             slq.lanczos(aslinearoperator(wrong, like=X[0], batched=True), X, 2)
+
+
+def test_a_block_product_of_one_vector_keeps_its_shape():
+    for wrong in (lambda x: x[..., None], lambda x: x[:0], lambda _: None):
+        operator = aslinearoperator(wrong, like=X[0], batched=True)
+        with pytest.raises((ShapeError, PlacementError), match="the product returned"):
+            products.Products(operator)(X[0])
 
 
 def test_a_product_stays_in_its_library(xp):
