@@ -9,7 +9,7 @@ from slq._arrays import Array, empty_like, is_array, promote_inexact
 from slq._operators import wrap
 from slq._products import LinearOperator, describe
 from slq._wrappers import Function, check_size
-from slq.errors import OperatorError, RequestError, ShapeError
+from slq.errors import DtypeError, OperatorError, RequestError, ShapeError
 
 __all__ = ["Rectangular", "gram", "rectangular"]
 
@@ -58,6 +58,11 @@ class _Gram(Derived):
         """Multiply each row of x."""
         between = self._first(x)
         check_size(between, x, self._inner)
+        if between.dtype != x.dtype:
+            raise DtypeError(
+                f"the first of the two products returned dtype {between.dtype} for an input of {x.dtype}; "
+                "convert it inside the product"
+            )
         try:
             return self._second(between)
         except NotImplementedError as error:
