@@ -144,7 +144,7 @@ class Coefficients:
     @property
     def products(self) -> int:
         """Operator-vector products that the coefficients rest on: one per step, two (A and Aᴴ) of Golub-Kahan runs."""
-        return int((1 + self.singular) * self._lengths.sum())
+        return int((1 + self.singular) * self.lengths.sum())
 
     @property
     def support(self) -> tuple[float, float]:
@@ -171,7 +171,8 @@ class Coefficients:
         return ((self.beta == 0) | (self.singular & (self.alpha == 0))).any(axis=1)
 
     @property
-    def _lengths(self) -> np.ndarray:
+    def lengths(self) -> np.ndarray:
+        """(k,) array of int: the number of steps of each run."""
         return singular_run_lengths(self.alpha, self.beta) if self.singular else run_lengths(self.beta)
 
     @property

@@ -54,20 +54,20 @@ def _above(measure: Coefficients, lower: float) -> tuple[Estimate, list[SlqWarni
     below = (measure.nodes < lower) & (measure.weights > 0)
     if not below.any():
         return estimate, reservations
-    # The eigenvalues behind these nodes lie between the bound and where rounding may have moved them from.
-    masses = measure.squared_norms / measure.n
-    part = (masses * measure.weights.sum(axis=1, where=below)).mean() * np.log1p(measure.rounding / lower) * measure.n
+    # The eigenvalues behind these nodes lie between the bound and where rounding may have moved them from; those within
+    # rounding of zero are in the sum's own error already.
+    apart = measure.weights.sum(axis=1, where=below & (np.abs(measure.nodes) > measure.rounding))
+    part = (measure.squared_norms * apart).mean() * np.log1p(measure.rounding / lower)
     estimate = Estimate(**vars(estimate) | {"rounding": estimate.rounding + float(part)})
     least = measure.nodes[below].min()
-    if lower - least > _VISIBLE * lower:
-        reservations.append(
-            PrecisionWarning(
-                f"{below.sum()} Ritz values, down to {least:.3g}, were moved to lower={lower:.6g}: rounding "
-                f"({measure.rounding:.3g} for this precision and norm) exceeds the smallest eigenvalues; their part of "
-                f"the error, {part:.2g}, is in `rounding`; use products of higher precision for more"
-            )
-        )
-    return estimate, reservations
+    if lower - least <= _VISIBLE * lower:
+        return estimate, reservations
+    moved = PrecisionWarning(
+        f"{below.sum()} Ritz values, down to {least:.3g}, were moved to lower={lower:.6g}: rounding "
+        f"({measure.rounding:.3g} for this precision and norm) hides the smallest eigenvalues. What they may add is in "
+        f"`rounding`, {estimate.rounding:.2g}; use products of higher precision for less"
+    )
+    return estimate, [moved, *(r for r in reservations if not isinstance(r, PrecisionWarning))]
 
 
 def _require_above(measure: Coefficients, lower: float) -> None:

@@ -50,12 +50,12 @@ def spectral_sum(
         return factor * (masses * (shorter.weights * _values_at_nodes(shorter, f) / unit).sum(axis=1)).mean()
 
     exact = degree is not None and _integrates(measure, degree)
-    noise = factor * float(np.mean(masses * _variation_within_rounding(measure, f, values, unit)))
+    noise = float(factor * np.mean(masses * _variation_within_rounding(measure, f, values, unit)))
     estimate = Estimate(
         value=float(value),
         stderr=None if stderr is None else float(factor * stderr),
         truncation=0.0 if exact else nested_difference(measure, question, value),
-        rounding=float(4 * measure.eps * factor * (measure.weights * np.abs(values)).sum(axis=1).mean()) + noise,
+        rounding=float(4 * measure.eps * factor * (measure.weights * np.abs(values)).sum(axis=1).mean() + noise),
         dof=float(dof),
         products=measure.products,
     )
