@@ -65,6 +65,24 @@ def test_functions_are_checked(f, message):
             question(f)
 
 
+def test_polynomials_that_the_steps_integrate_have_no_quadrature_error():
+    for p in range(18):
+        assert SHORT.moment(p).truncation == 0
+    assert SHORT.moment(18).truncation > 0
+    assert SHORT.trace().truncation == 0
+    assert SHORT.truncate(1).trace().truncation == 0
+
+
+@pytest.mark.parametrize("f", [np.ones_like, lambda t: 0.5 + 0 * t])
+def test_where_nothing_varies_the_error_is_rounding(f):
+    estimate = FULL.trace(f)
+    assert 0 < estimate.rounding < 1e-12
+    low, high = estimate.interval()
+    assert low < f(EIGENVALUES).sum() < high
+    error = float(str(estimate).split(" ± ")[1])
+    assert error == pytest.approx(max(estimate.rounding, estimate.stderr), rel=0.1)
+
+
 def test_functions_may_return_integers_and_booleans():
     assert FULL.trace(lambda t: t > 0).value == pytest.approx(FULL.count(low=1e-9).value, rel=1e-12)
     assert FULL.trace(lambda t: np.sign(t).astype(int)).value == pytest.approx(FULL.trace(np.sign).value)
