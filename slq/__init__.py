@@ -1,6 +1,7 @@
 """Spectral densities and spectral sums of any linear operator by stochastic Lanczos quadrature."""
 
 from slq import analysis, errors, metrics
+from slq._check_operator import check_operator
 from slq._estimate import Density, Estimate
 from slq._lanczos import Tridiagonal, lanczos
 from slq._measure import SpectralMeasure, concatenate
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "analysis",
     "aslinearoperator",
+    "check_operator",
     "concatenate",
     "errors",
     "gaussian",

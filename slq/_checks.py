@@ -8,13 +8,12 @@ from slq._arrays import Array, dot, is_complex, namespace, norm, precision, real
 from slq._products import LinearOperator, apply, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
-__all__ = ["judge_second_product", "look_at_first_product", "require_finite"]
+__all__ = ["WRONG", "judge_second_product", "look_at_first_product", "require_finite", "rounding", "suspect"]
 
-# Measured ‖A − Aᴴ‖/‖A‖ of symmetric operators with n = 10³…10⁶: at most 70 machine epsilons in float64, 10 below.
-# Fifty times that is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where precision can tell.
-_FLOOR = 70.0
+# Fifty times what rounding explains is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where
+# precision can tell.
 _SUSPECT = 1e-8
-_WRONG = 1e-2
+WRONG = 1e-2
 
 # Squares of numbers beyond these binary exponents overflow or lose digits.
 _SAFE_EXPONENT = {True: 300, False: 20}
@@ -71,7 +70,7 @@ def _judge_products(A: LinearOperator, unit_rows: Array, seen: np.ndarray) -> No
     # For random unit vectors E|uᴴ(A − Aᴴ)v|² = ‖A − Aᴴ‖²/n² and E‖Av‖² = ‖A‖²/n (Frobenius norms).
     skew = np.abs(products - products.conj().T)
     asymmetry = float(np.sqrt(A.shape[0] * (skew**2).sum() / (k * (k - 1)) / np.mean(lengths**2)))
-    if asymmetry <= _suspect(eps):
+    if asymmetry <= suspect(eps):
         return
     # Vectors that A nearly annihilates leave nothing but rounding to compare: one more product tells the size of A.
     again = apply(A, unit_rows, like=A.like)
@@ -88,22 +87,31 @@ def judge_second_product(alpha: np.ndarray, beta: np.ndarray, returned: np.ndarr
         _judge_asymmetry(float((np.abs(returned - beta[:, 0])[going] / size).max()), eps)
 
 
-def _suspect(eps: float) -> float:
-    return max(_SUSPECT, 50 * _FLOOR * eps)
+def rounding(eps: float) -> float:
+    """The largest ‖A − Aᴴ‖/‖A‖ that products of precision `eps` showed of symmetric operators.
+
+    Measured, n = 10³…10⁶: 70 machine epsilons in float64, 10 in float32, one in float16 and bfloat16.
+    """
+    return (70 if eps < 1e-10 else 10 if eps < 1e-5 else 1) * eps
+
+
+def suspect(eps: float) -> float:
+    """The relative error from which on products of precision `eps` are suspect."""
+    return max(_SUSPECT, 50 * rounding(eps))
 
 
 def _judge_asymmetry(asymmetry: float, eps: float) -> None:
     """Raise or warn if an estimate of ‖A − Aᴴ‖/‖A‖ is more than products of precision `eps` explain."""
-    suspect = _suspect(eps)
+    limit = suspect(eps)
     mend = "symmetrise it (x ↦ (A x + Aᴴ x)/2), fix its product, or pass check=False"
-    if asymmetry > max(_WRONG, suspect):
+    if asymmetry > max(WRONG, limit):
         raise NotSymmetricError(
             f"the operator is not symmetric (Hermitian): ‖A − Aᴴ‖/‖A‖ is about {asymmetry:.2g}; {mend}"
         )
-    if asymmetry > suspect:
+    if asymmetry > limit:
         warnings.warn(
             f"the operator is slightly asymmetric: ‖A − Aᴴ‖/‖A‖ is about {asymmetry:.2g}, rounding explains "
-            f"{suspect:.2g}; {mend}",
+            f"{limit:.2g}; {mend}",
             SymmetryWarning,
             stacklevel=5,
         )
