@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from slq._arrays import Array, has_one_shape, library_name, namespace, precision
+from slq._check_vectors import draw
 from slq._checks import WRONG, rounding
 from slq._products import LinearOperator
 from slq._quick_checks import FEW, Finding
-from slq._ten_products import draw, multiply, size_of
+from slq._ten_products import multiply, size_of
 from slq.errors import AliasedOutputError, NotRepeatableError, OperatorError, SlqError
 
 __all__ = ["FULL", "full_findings"]
@@ -42,6 +43,7 @@ class _Case:
         self.A, self.W, self.Y, self.eps = A, W, Y, eps
         self.size = size_of(A, Y)
         self.library = library_name(W)
+        self.is_shared = hasattr(A, "vecdot")  # by processes, which must all come to the same verdict
         self.limit = 50 * rounding(eps)  # as for other sums in another order
 
     def product(self, x: Array) -> Array:
@@ -143,8 +145,8 @@ def _state(case: _Case) -> Finding:
 
 
 def _memory(case: _Case) -> Finding:
-    if case.library != "numpy":
-        return _skip("memory", f"the memory of {case.library} is not traced")
+    if case.library != "numpy" or case.is_shared:
+        return _skip("memory", "only traced for NumPy, and not across processes")
     tracing = tracemalloc.is_tracing()
     if not tracing:
         tracemalloc.start()
@@ -171,6 +173,8 @@ def _memory(case: _Case) -> Finding:
 
 
 def _pickling(case: _Case) -> Finding:
+    if case.is_shared:
+        return _skip("pickling", "not tried across processes")
     try:
         again = pickle.loads(pickle.dumps(case.A))
     except Exception as error:  # whatever the parts of an operator raise
@@ -184,7 +188,7 @@ def _pickling(case: _Case) -> Finding:
 
 
 def _threads(case: _Case) -> Finding:
-    if case.library != "numpy" or hasattr(case.A, "vecdot"):
+    if case.library != "numpy" or case.is_shared:
         return _skip("threads", "only tried with NumPy, and not across processes")
     start, alone = threading.Barrier(2), [case.product(case.row(i)).copy() for i in range(2)]
 

@@ -6,27 +6,25 @@ products: w₁ again, 0, a w₁ + b w₆, 2ᵏ w₆.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
-from numpy.random import Generator, Philox, SeedSequence
 
-from slq._arrays import Array, is_complex, namespace, norm, precision, recurrence_like, to_host
-from slq._products import LinearOperator, apply, inner, put
+from slq._arrays import Array, namespace, norm, precision, to_host
+from slq._check_vectors import draw
+from slq._products import LinearOperator, apply, inner
 from slq.errors import AliasedOutputError, NonFiniteError, ProductError, SlqError
 
-__all__ = ["NUM_PRODUCTS", "Measured", "draw", "measure", "multiply", "size_of"]
+__all__ = ["NUM_PRODUCTS", "Measured", "measure", "multiply", "size_of"]
 
 NUM_PRODUCTS = 10
 
 _LAST = 6
 _COMBINATION = {1: 0.6180339887, _LAST: -0.7861513778}  # full mantissas: A sees numbers that float32 does not hold
 
-# Two calls of one shape (which JAX compiles once) at most: a state that changes with the calls must have its chance to.
+# Two calls at least, and of one shape, which JAX compiles once: what changes with each call must have its chance to.
 _MOST_ROWS = 5
-
-_BLOCK = 1 << 16  # coordinates per random stream; a process that holds a part draws only its own
 
 
 class Measured(NamedTuple):
@@ -213,55 +211,3 @@ def _unit(A: LinearOperator, y: Array) -> float:
         return 1.0  # zero, or not finite: nothing to scale
     exponent = shift - int(np.frexp(size)[1])
     return float(np.ldexp(1.0, min(exponent, 1020 if wide else 125)))
-
-
-def draw(A: LinearOperator, seed: int, recipes: list[dict[int, float]]) -> Array:
-    """Combinations Σ c gᵢ of standard normal vectors, one recipe {i: c} per row, exact in the dtype of A.
-
-    Each block of coordinates has a Philox stream of its own (Salmon et al. 2011), so a part of a vector is drawn
-    without the rest: the same vectors on every library, device and number of processes.
-    """
-    like = recurrence_like(A.like)
-    wide = namespace(like).finfo(like.dtype).bits > 32
-    complex_, n = is_complex(like), A.shape[0]
-    dtype = (np.complex128 if wide else np.complex64) if complex_ else (np.float64 if wide else np.float32)
-    index = getattr(A, "index", None)
-    index = slice(None) if index is None else index
-    local = len(range(n)[index]) if isinstance(index, slice) else len(index)
-    rows = np.zeros((len(recipes), local), dtype=dtype)
-    for where, block, offsets in _blocks(index, n):
-        for row, recipe in zip(rows, recipes, strict=True):
-            for number, factor in recipe.items():
-                row[where] += _normals(seed, number, block, min(_BLOCK, n - block * _BLOCK), complex_)[
-                    offsets
-                ] * np.float64(factor)
-    x = put(A, rows, like)
-    if like.dtype == A.like.dtype:
-        return x
-    xp = namespace(x)
-    return xp.astype(xp.astype(x, A.like.dtype), like.dtype)
-
-
-def _normals(seed: int, number: int, block: int, length: int, complex_: bool) -> np.ndarray:
-    stream = Generator(Philox(SeedSequence(seed, spawn_key=(number, block))))
-    if not complex_:
-        return stream.standard_normal(length, dtype=np.float32)
-    return (stream.standard_normal(2 * length, dtype=np.float32) * np.float32(0.5**0.5)).view(np.complex64)
-
-
-def _blocks(index: Any, n: int) -> Iterator[tuple[Any, int, Any]]:
-    """(where in the local vector, number of the block, where in the block) of the coordinates `index`."""
-    if isinstance(index, slice) and index.indices(n)[2] == 1:
-        start, stop, _ = index.indices(n)
-        for block in range(start // _BLOCK, -(-stop // _BLOCK)):
-            first = block * _BLOCK
-            low, high = max(start, first), min(stop, first + _BLOCK)
-            yield slice(low - start, high - start), block, slice(low - first, high - first)
-        return
-    coordinates = np.arange(n)[index] if isinstance(index, slice) else np.asarray(index)
-    order = np.argsort(coordinates // _BLOCK, kind="stable")
-    numbers = coordinates[order] // _BLOCK
-    for part in np.split(order, np.flatnonzero(np.diff(numbers)) + 1):
-        if part.size:
-            block = int(coordinates[part[0]] // _BLOCK)
-            yield part, block, coordinates[part] - block * _BLOCK
