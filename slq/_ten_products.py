@@ -181,7 +181,8 @@ def _not_finite(row: str | int) -> str:
 def multiply(A: LinearOperator, x: Array) -> Array:
     """The product of A with the rows of x, checked; an error of its own is named as such."""
     try:
-        return apply(A, x, like=A.like)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # found in the product, and named
+            return apply(A, x, like=A.like)
     except SlqError:
         raise
     except Exception as error:
