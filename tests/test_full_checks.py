@@ -140,7 +140,7 @@ class Linear(Quartic):
         self.hidden = hidden
 
     def gradient_at(self, displacement):
-        return np.full(N, 0.1) + self.hidden * displacement
+        return (0.1 + displacement - displacement) + self.hidden * displacement  # 0.1 and rounding
 
     def matvec(self, x):
         return np.zeros_like(x)
