@@ -140,7 +140,8 @@ class Linear(Quartic):
         self.hidden = hidden
 
     def gradient_at(self, displacement):
-        return (0.1 + displacement - displacement) + self.hidden * displacement  # 0.1 and rounding
+        rounding = np.spacing(0.1) * np.round(np.sin(1e9 * displacement))
+        return 0.1 + rounding + self.hidden * displacement
 
     def matvec(self, x):
         return np.zeros_like(x)
