@@ -100,7 +100,7 @@ def quick_check(
     expected_failures: Mapping[str, str] | None = None,
     batch_size: int | None = None,
 ) -> float:
-    """The ten products of `check_operator`, which raise or warn.
+    """The ten products of `check_operator`, which raise, or warn at the place that called its caller.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def quick_check(
     """
     expected = _expected(expected_failures)
     findings, eps = quick_findings(A, rng, _rows(batch_size))
-    _settle(findings, expected, "raise")
+    _settle(findings, expected, "raise", stacklevel=4)
     return eps
 
 
@@ -132,7 +132,9 @@ def _rows(batch_size: Any) -> int | None:
     raise RequestError(f"batch_size= expects an integer >= 1, got {batch_size!r}")
 
 
-def _settle(findings: Iterable[Finding], expected: Mapping[str, str], on_fail: str | None) -> list[dict[str, Any]]:
+def _settle(
+    findings: Iterable[Finding], expected: Mapping[str, str], on_fail: str | None, stacklevel: int = 3
+) -> list[dict[str, Any]]:
     """Raise, warn, or write down."""
     entries = []
     for name, value, threshold, problem, mend, skipped in findings:
@@ -148,6 +150,6 @@ def _settle(findings: Iterable[Finding], expected: Mapping[str, str], on_fail: s
             if warning is not problem and on_fail == "raise":
                 raise problem
             if on_fail is not None:
-                warnings.warn(warning, stacklevel=3)
+                warnings.warn(warning, stacklevel=stacklevel)
         entries.append({"name": name, "status": status, "value": value, "threshold": threshold, "mend": mend})
     return entries

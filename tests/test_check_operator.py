@@ -152,8 +152,14 @@ def test_the_quick_check_returns_noise_and_lost_precision():
     noise = quick_check(A, rng=0, expected_failures={"repeatability": "sampled"})
     assert 5e-4 < noise < 2e-3  # one vector of length 0.9 to 1.4, and 24 entries of noise
     single = aslinearoperator(lambda x: x.astype("f4").astype("f8") @ SYMMETRIC, like=np.zeros(N), batched=True)
-    with pytest.warns(PrecisionWarning, match="less accurate"):
-        assert 1e-8 < quick_check(single, rng=0, batch_size=1) < 1e-6
+
+    def measure():
+        return quick_check(single, rng=0, batch_size=1)
+
+    with pytest.warns(PrecisionWarning, match="less accurate") as caught:
+        assert 1e-8 < measure() < 1e-6
+    with open(__file__, encoding="utf-8") as source:  # the warning points at who called `measure`
+        assert "< measure() <" in source.readlines()[caught[0].lineno - 1]
 
 
 def test_the_quick_check_raises_what_is_wrong():
