@@ -2,6 +2,7 @@
 
 from slq import analysis, errors, metrics
 from slq._algebra import add, scale, shift
+from slq._check_operator import check_operator
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
 from slq._gram import gram
@@ -30,6 +31,7 @@ __all__ = [
     "add",
     "analysis",
     "aslinearoperator",
+    "check_operator",
     "concatenate",
     "deflate",
     "errors",

@@ -20,7 +20,7 @@ from slq._arrays import (
 )
 from slq._basis import Basis, storage_for
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator, complexified, inner
+from slq._products import LinearOperator, Products, complexified, inner
 from slq._recurrence import Recurrence, Tridiagonal
 from slq._source import count
 from slq.errors import PlacementError, RequestError, ShapeError
@@ -90,7 +90,7 @@ def lanczos(
     if is_array(V) and is_complex(V) and not is_complex(A.like):
         A = complexified(A)
     return run(
-        A,
+        Products(A),
         start(A, V)[0],
         num_steps,
         reorthogonalize=reorthogonalize,
@@ -98,7 +98,7 @@ def lanczos(
         return_basis=return_basis,
         check=check,
         progress=progress,
-    )[0]
+    )
 
 
 def basis_size(reorthogonalize: bool | int, num_steps: int) -> int:
@@ -152,7 +152,7 @@ def _nonzero(x: Array) -> Array:
 
 
 def run(
-    A: LinearOperator,
+    products: Products,
     v: Array,
     num_steps: int,
     *,
@@ -161,22 +161,18 @@ def run(
     return_basis: bool = False,
     check: bool = True,
     progress: Callable[[int, int], None] | None = None,
-    first_row: int = 0,
-) -> tuple[Tridiagonal, float]:
-    """`lanczos` from unit vectors as `start` makes them, whose buffer is used up; and the precision of the products.
-
-    Errors count the rows from `first_row`.
-    """
+) -> Tridiagonal:
+    """`lanczos` from unit vectors as `start` makes them, whose buffer is used up."""
     keep = basis_size(reorthogonalize, num_steps)
     storage = storage_for(basis_dtype if keep else None, v)
     passes = 2 if storage.eps else 1  # a rounded basis cannot give the start back
     while True:
         basis = Basis(keep, storage)
         everything = Basis(num_steps, storage_for(None, v)) if return_basis and (keep < num_steps) else basis
-        recurrence = Recurrence(A, v, basis, everything, check=check, passes=passes, first_row=first_row)
+        recurrence = Recurrence(products, v, basis, everything, check=check, passes=passes)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # found in the coefficients, and named
             alpha, beta = recurrence.coefficients(v, num_steps, progress)
         if not recurrence.needs_second_pass:
             break
         v, passes = basis.start(v), 2  # rare, and known only now: asking the device at each step would stall it
-    return Tridiagonal(alpha, beta, everything.array() if return_basis else None), recurrence.products.eps
+    return Tridiagonal(alpha, beta, everything.array() if return_basis else None)

@@ -63,21 +63,21 @@ class Products:
         The number of the product under way, which errors name.
     first_row : int
         The number of the probe in the first row, likewise.
+    operator : LinearOperator
     """
 
-    def __init__(self, A: LinearOperator, first_row: int = 0) -> None:
-        self.first_row = first_row
-        self._operator = A
+    def __init__(self, A: LinearOperator) -> None:
+        self.operator = A
         self._dtype = A.like.dtype
         self._warned = False
         self.eps = precision(A.like)
-        self.step = 0
+        self.step = self.first_row = 0
 
     def __call__(self, x: Array) -> Array:
         """A times each row of `x`, in the dtype of `x`, which may be wider than the operator's."""
         argument = x if x.dtype == self._dtype else namespace(x).astype(x, self._dtype)
         try:
-            product = self._operator.matvec(argument)
+            product = self.operator.matvec(argument)
         except (SlqError, MemoryError):
             raise
         except Exception as error:

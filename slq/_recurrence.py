@@ -58,13 +58,11 @@ class Recurrence:
         A projection took so much of a vector that a second one was due, but was not made; repeat the runs with two.
     """
 
-    def __init__(
-        self, A: LinearOperator, v: Array, basis: Basis, everything: Basis, *, check: bool, passes: int, first_row: int
-    ) -> None:
-        self.products = Products(A, first_row)
+    def __init__(self, products: Products, v: Array, basis: Basis, everything: Basis, *, check: bool, passes: int) -> None:
+        A = products.operator
+        self.products = products
         self._faults: dict[int, str] = {}  # by probe; on the host only, where looking costs nothing
         self.needs_second_pass = False
-        self._operator = A
         self._basis, self._everything = basis, everything
         self._check = check
         self._passes = passes
@@ -89,7 +87,7 @@ class Recurrence:
             self.products.step = j
             try:
                 if j == 0:
-                    y, unit = _checks.first_product(self._operator, self.products, v, self._check)
+                    y, unit = _checks.first_product(self.products, v, self._check)
                     w, a, returned = work.open(y if unit == 1.0 else y * unit, None, b, v, False)
                     del y
                 else:
