@@ -8,6 +8,7 @@ import numpy as np
 from slq._arrays import Array, is_array, to_host
 from slq._estimate import Estimate
 from slq._measure import SpectralMeasure
+from slq._questions import spectral_mean
 from slq.errors import RequestError
 
 __all__ = ["gradient_concentration", "negative_energy", "outlier_ratio"]
@@ -94,10 +95,11 @@ def negative_energy(measure: SpectralMeasure, p: int = 1) -> Estimate:
     """
     if not p > 0:
         raise RequestError(f"negative_energy expects p > 0, got {p!r}")
-    whole = measure.trace(lambda t: np.abs(t) ** p)
+    n = float(measure.n)
+    whole = spectral_mean(measure, lambda t: np.abs(t) ** p, n)  # parts of the answer: only the whole may warn
     if whole.value == 0:
         raise RequestError("the operator is zero: its negative energy does not exist")
-    negative = measure.trace(lambda t: np.where(t < 0, np.abs(t) ** p, 0.0))
+    negative = spectral_mean(measure, lambda t: np.where(t < 0, np.abs(t) ** p, 0.0), n)
     share = negative.value / whole.value
     # The ratio's error is, to first order, that of the sum of (1[t<0] − share)·|t|ᵖ over the whole.
     error = measure.trace(lambda t: (np.where(t < 0, 1.0, 0.0) - share) * np.abs(t) ** p)
