@@ -5,6 +5,7 @@ from slq._algebra import add, scale, shift
 from slq._check_operator import check_operator
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
+from slq._golub_kahan import Bidiagonal, golub_kahan
 from slq._gram import gram
 from slq._lanczos import Tridiagonal, lanczos
 from slq._measure import SpectralMeasure, concatenate
@@ -13,12 +14,13 @@ from slq._outliers import Outliers
 from slq._probes import gaussian, rademacher, sphere, steinhaus
 from slq._products import LinearOperator
 from slq._quadrature import golub_welsch
-from slq._slq import logdet, spectral_measure, spectral_sum
+from slq._slq import logdet, singular_measure, spectral_measure, spectral_sum
 from slq._subspaces import deflate, restrict
 from slq._version import __version__
 from slq.errors import SlqError, SlqWarning
 
 __all__ = [
+    "Bidiagonal",
     "Density",
     "Estimate",
     "LinearOperator",
@@ -37,6 +39,7 @@ __all__ = [
     "errors",
     "gaussian",
     "generalized",
+    "golub_kahan",
     "golub_welsch",
     "gram",
     "lanczos",
@@ -46,6 +49,7 @@ __all__ = [
     "restrict",
     "scale",
     "shift",
+    "singular_measure",
     "spectral_measure",
     "spectral_sum",
     "sphere",

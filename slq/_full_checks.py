@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from slq._arrays import Array, has_one_shape, library_name, namespace, precision
 from slq._check_vectors import draw
 from slq._checks import WRONG, rounding
-from slq._products import LinearOperator
+from slq._products import LinearOperator, Products
 from slq._quick_checks import FEW, Finding
 from slq._ten_products import multiply, size_of
 from slq.errors import AliasedOutputError, NotRepeatableError, OperatorError, SlqError

@@ -60,8 +60,9 @@ def golub_kahan(
 
     Parameters
     ----------
-    A : (p, n) operator or pair of functions
-        With an adjoint; anything that `gram` takes (functions: give the operator of ``gram`` its shape there).
+    A : (p, n) operator
+        With an adjoint; anything that `gram` takes, but functions: make them ``matvec`` and ``rmatvec`` of an object with
+        ``shape`` and ``like``.
     V : (k, n) or (n,) array
         Start vectors, one per row, of any length but zero.
     num_steps : int

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from slq._arrays import precision, recurrence_like
 from slq._checks import WRONG, rounding, suspect
-from slq._products import LinearOperator
+from slq._products import LinearOperator, Products
 from slq._ten_products import Measured, measure
 from slq.errors import (
     AliasedOutputError,

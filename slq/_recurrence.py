@@ -9,7 +9,7 @@ from slq import _checks
 from slq._arrays import Array, fused, imag, is_complex, is_numpy, namespace, precision, real, to_host
 from slq._basis import Basis
 from slq._host_vectors import host_vectors
-from slq._products import LinearOperator, Products
+from slq._products import Products
 from slq._quadrature import run_lengths
 from slq._vectors import device_vectors
 from slq.errors import NonFiniteError, ProductError
@@ -58,7 +58,9 @@ class Recurrence:
         A projection took so much of a vector that a second one was due, but was not made; repeat the runs with two.
     """
 
-    def __init__(self, products: Products, v: Array, basis: Basis, everything: Basis, *, check: bool, passes: int) -> None:
+    def __init__(
+        self, products: Products, v: Array, basis: Basis, everything: Basis, *, check: bool, passes: int
+    ) -> None:
         A = products.operator
         self.products = products
         self._faults: dict[int, str] = {}  # by probe; on the host only, where looking costs nothing

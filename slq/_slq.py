@@ -1,27 +1,29 @@
 """Floor 3: stochastic Lanczos quadrature, from an operator to a measure."""
 
-import contextlib
+import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from slq._arrays import Array, is_complex, library_name, precision, recurrence_like
-from slq._basis import storage_for
+from slq._arrays import Array, is_complex
+from slq._batches import Batches, require_memory
+from slq._check_operator import quick_check
 from slq._estimate import Estimate
-from slq._lanczos import Tridiagonal, basis_size, run, start
+from slq._functions import try_function
+from slq._ghosts import ghost_warning
+from slq._golub_kahan import RightSpace, bidiagonalize
+from slq._gram import rectangular
+from slq._lanczos import run
 from slq._measure import SpectralMeasure, concatenate
-from slq._memory import forecast, require
 from slq._operators import aslinearoperator
 from slq._probes import Sampler, sphere
-from slq._products import LinearOperator, complexified
-from slq._quadrature import run_lengths
+from slq._products import Products, complexified
 from slq._source import SAMPLERS, count, source_of
-from slq._version import __version__
-from slq.errors import ClippedStepsWarning, NonFiniteError, ProductError, RequestError
+from slq.errors import ClippedStepsWarning, RequestError
 
-__all__ = ["extend", "logdet", "spectral_measure", "spectral_sum"]
+__all__ = ["extend", "logdet", "singular_measure", "spectral_measure", "spectral_sum"]
 
 
 def spectral_measure(
@@ -35,7 +37,7 @@ def spectral_measure(
     reorthogonalize: bool | int = True,
     basis_dtype: Any = None,
     batch_size: int | None = None,
-    check: bool = True,
+    check: bool | Mapping[str, str] = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> SpectralMeasure:
     """Estimate the spectral measure of a symmetric or Hermitian operator by stochastic Lanczos quadrature.
@@ -62,8 +64,10 @@ def spectral_measure(
         See `lanczos`.
     batch_size : int, optional
         How many probes run together; all by default. Less memory, the same probes.
-    check : bool
-        Examine the first products for asymmetry (no extra products).
+    check : bool or mapping of str to str
+        First multiply ten random vectors to see whether A is repeatable, linear and symmetric (`check_operator`), then
+        watch its symmetry during the run, which takes no product. A mapping names the checks that may fail, each with
+        the reason. False: neither.
     progress : callable, optional
         Called as ``progress(products done, products in all)``.
 
@@ -83,6 +87,10 @@ def spectral_measure(
 
     Warns
     -----
+    SymmetryWarning, NoiseWarning, PrecisionWarning
+        If A is a little asymmetric, noisy or nonlinear.
+    GhostWarning
+        If many steps went into copies of converged values, for want of reorthogonalisation.
     DependentProbesWarning
         If a sampler of the user's own repeats itself or is not of mean square one.
     ClippedStepsWarning
@@ -107,104 +115,30 @@ def spectral_measure(
     if source.is_complex and not is_complex(A.like):
         A = complexified(A)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
-    _require_memory(A, source.num_probes, rows, num_steps, reorthogonalize, basis_dtype)
-    options = {"reorthogonalize": reorthogonalize, "basis_dtype": basis_dtype, "check": bool(check)}
-    measured = _Parts(A, source, num_steps, {"reorthogonalize": _plain(reorthogonalize)})
-    for low in range(0, source.num_probes, rows):
-        high = min(low + rows, source.num_probes)
-        report = None if progress is None else _scaled(progress, low, high - low, source.num_probes)
-        measured.add(low, high, options, report)
-    measure = measured.measure()
-    if asked > num_steps and run_lengths(measure.beta).max() == num_steps:
+    require_memory(A, source.num_probes, rows, num_steps, reorthogonalize, basis_dtype)
+    products = Products(A)
+    watch = check is not False
+    if watch:
+        expected = check if isinstance(check, Mapping) else None
+        products.eps, watch = quick_check(A, products, expected_failures=expected, batch_size=rows)
+    run_all = functools.partial(
+        run, products, num_steps=num_steps, reorthogonalize=reorthogonalize, basis_dtype=basis_dtype, check=watch
+    )
+    batches = Batches(
+        products, source, lambda v, report: run_all(v=v, progress=report), reorthogonalize=_plain(reorthogonalize)
+    )
+    batches.add_all(rows, progress)
+    measure = batches.measure()
+    ghosts = None if reorthogonalize is True else ghost_warning(measure)
+    if ghosts is not None:
+        warnings.warn(ghosts, stacklevel=2)
+    if asked > num_steps and measure.lengths.max() == num_steps:
         warnings.warn(
             f"num_steps={asked} exceeds the dimension: {num_steps} steps are exact for every probe",
             ClippedStepsWarning,
             stacklevel=2,
         )
     return measure
-
-
-class _Parts:
-    """The batches of a measure, as far as they are done."""
-
-    def __init__(self, A: LinearOperator, source: Any, num_steps: int, options: dict[str, Any]) -> None:
-        self._operator, self._source, self._num_steps = A, source, num_steps
-        self._provenance = {
-            "slq": __version__,
-            "library": library_name(A.like),
-            "dtype": str(A.like.dtype).removeprefix("torch."),
-            **options,
-        }
-        self._eps = precision(A.like)
-        self._probes: list[int] = []
-        self._runs: list[Tridiagonal] = []
-        self._norms: list[np.ndarray] = []
-
-    def add(self, low: int, high: int, options: dict[str, Any], progress: Callable[[int, int], None] | None) -> None:
-        """Run the probes number low to high; what is lost with an error, and what is not, is told by the error."""
-        v, lengths = start(self._operator, self._source.draw(self._operator, low, high))
-        norms = self._source.squared_norms(self._operator.shape[0], lengths)
-        try:
-            done, eps = run(self._operator, v, self._num_steps, first_row=low, progress=progress, **options)
-        except (NonFiniteError, ProductError) as error:
-            lost = set(error.probes) if isinstance(error, NonFiniteError) else set()
-            kept = [i for i in range(low, high) if i not in lost]
-            if error.partial is not None and (not self._runs or lost):
-                self._keep(kept, error.partial, norms[[i - low for i in kept]])
-            error.partial = self.measure() if self._runs else None
-            raise
-        self._eps = max(self._eps, eps)
-        self._keep(list(range(low, high)), done, norms)
-
-    def _keep(self, probes: list[int], runs: Tridiagonal, norms: np.ndarray) -> None:
-        self._probes += probes
-        self._runs.append(runs)
-        self._norms.append(norms)
-
-    def measure(self) -> SpectralMeasure:
-        """What is done so far."""
-        source, probes = self._source, self._probes
-        return SpectralMeasure(
-            np.concatenate([runs.alpha for runs in self._runs]),
-            np.concatenate([runs.beta for runs in self._runs]),
-            int(self._operator.shape[0]),
-            sampler=source.sampler,
-            seeds=() if source.seed is None else (source.seed,) * len(probes),
-            probe_ids=() if source.probe_ids is None else tuple(source.probe_ids[i] for i in probes),
-            squared_norms=np.concatenate(self._norms),
-            is_complex=is_complex(self._operator.like),
-            eps=self._eps,
-            provenance=self._provenance,
-        )
-
-
-def _require_memory(
-    A: LinearOperator, num_probes: int, rows: int, num_steps: int, reorthogonalize: bool | int, basis_dtype: Any
-) -> None:
-    """Refuse what does not fit into memory, naming what would."""
-    like = recurrence_like(A.like)
-    n, index = A.shape[0], getattr(A, "index", None)
-    if index is not None:
-        n = len(range(n)[index]) if isinstance(index, slice) else len(index)
-    keep = basis_size(reorthogonalize, num_steps)
-    itemsize = storage_for(None, like).itemsize
-
-    def needed(rows: int = rows, keep: int = keep, basis_dtype: Any = basis_dtype) -> int:
-        coefficients = 16 * num_probes * num_steps
-        return coefficients + forecast(
-            rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize
-        )
-
-    options = {"batch_size=1": needed(rows=1)} if rows > 1 else {}
-    if keep:
-        options["reorthogonalize=False"] = needed(keep=0)
-        if keep > 40:
-            options["reorthogonalize=40"] = needed(keep=40)
-        for kind in ("bfloat16", "host"):
-            with contextlib.suppress(RequestError):  # not every library has it
-                options[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
-        options["batch_size=1, reorthogonalize=False"] = needed(rows=1, keep=0)
-    require(like, needed(), options)
 
 
 def _clipped(num_steps: int, n: int, reorthogonalize: bool | int) -> int:
@@ -216,13 +150,96 @@ def _plain(option: bool | int) -> bool | int:
     return bool(option) if isinstance(option, bool | np.bool_) else int(option)
 
 
-def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows: int) -> Callable[[int, int], None]:
-    """Steps of a batch as products of the whole."""
-    return lambda step, steps: progress(done * steps + rows * step, all_rows * steps)
+def singular_measure(
+    A: Any,
+    *,
+    num_probes: int = 10,
+    num_steps: int = 80,
+    rng: Any = 0,
+    probes: Sampler | Array = sphere,
+    first_probe: int = 0,
+    reorthogonalize: bool | int = True,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SpectralMeasure:
+    """Estimate the distribution of the singular values of an operator by Golub-Kahan bidiagonalisation.
+
+    Parameters
+    ----------
+    A : (p, n) operator
+        With an adjoint; anything that `gram` takes, but functions: make them ``matvec`` and ``rmatvec`` of an object with
+        ``shape`` and ``like``.
+    num_probes, num_steps, rng, probes, first_probe, batch_size, progress
+        See `spectral_measure`. A step is a product with A and one with its adjoint; probes have n entries.
+    reorthogonalize : bool or int
+        See `lanczos`; on both sides.
+
+    Returns
+    -------
+    SpectralMeasure
+        Of √(AᴴA), with ``singular`` set: n values, zeros among them if p < n. ``trace(f)`` is the sum of f over them:
+        ``trace()`` the nuclear norm, ``count(low, high)`` a numerical rank.
+
+    Raises
+    ------
+    OperatorError
+        If A has no adjoint, or one that does not fit, or a product is not usable.
+    RequestError
+        If an argument is out of range.
+
+    Warns
+    -----
+    ClippedStepsWarning
+        If a run was cut at the dimension.
+
+    Notes
+    -----
+    ``spectral_measure(gram(A))`` is the measure of the squares; its small nodes are lost in the rounding of the large
+    ones, while those of the bidiagonal matrix keep their digits.
+
+    References
+    ----------
+    Golub and Kahan, Calculating the singular values and pseudo-inverse of a matrix, SIAM J. Numer. Anal. B 2 (1965).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> measure = singular_measure(np.diag([1.0, 2.0, 3.0])[:, :2], num_steps=2)
+    >>> [round(s, 6) for s in measure.support]
+    [1.0, 2.0]
+    """
+    A = rectangular(A)
+    least = min(A.shape)
+    num_steps, asked = _clipped(count("num_steps", num_steps), least, reorthogonalize), num_steps
+    source = source_of(probes, num_probes, rng, first_probe)
+    rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
+    right = RightSpace(A)
+    require_memory(right, source.num_probes, rows, num_steps, reorthogonalize, None)
+    products = Products(right)
+
+    def run_all(v: Array, report: Callable[[int, int], None] | None) -> Any:
+        first_row = products.first_row
+        return bidiagonalize(A, v, num_steps, reorthogonalize=reorthogonalize, progress=report, first_row=first_row)
+
+    batches = Batches(products, source, run_all, singular=True, reorthogonalize=_plain(reorthogonalize))
+    batches.add_all(rows, progress)
+    measure = batches.measure()
+    if asked > num_steps and measure.lengths.max() == num_steps:
+        warnings.warn(
+            f"num_steps={asked} exceeds the smaller dimension: {num_steps} steps are exact for every probe",
+            ClippedStepsWarning,
+            stacklevel=2,
+        )
+    return measure
 
 
 def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) -> SpectralMeasure:
     """See `SpectralMeasure.extend`."""
+    if measure.singular:
+        raise RequestError(
+            "a measure of singular values is not extended; compute another with singular_measure(..., first_probe=) "
+            "and join it with concatenate"
+        )
     if measure.sampler not in SAMPLERS or len(set(measure.seeds)) != 1:
         raise RequestError(
             f"only a measure of one seed and a built-in sampler can be extended, not {measure.sampler!r} with "
@@ -260,18 +277,21 @@ def spectral_sum(A: Any, f: Callable[[np.ndarray], Any], **options: Any) -> Esti
     Raises
     ------
     SlqError
-        What `spectral_measure` and `SpectralMeasure.trace` raise.
+        What `spectral_measure` and `SpectralMeasure.trace` raise. What f returns is looked at before the first product.
     """
+    try_function(f)
     return spectral_measure(A, **options).trace(f)
 
 
-def logdet(A: Any, **options: Any) -> Estimate:
+def logdet(A: Any, *, lower: float | None = None, allow_singular: bool = False, **options: Any) -> Estimate:
     """Estimate log det A of a positive definite operator.
 
     Parameters
     ----------
     A : operator
         Anything that `aslinearoperator` takes.
+    lower, allow_singular
+        See `SpectralMeasure.logdet`.
     **options
         Those of `spectral_measure`.
 
@@ -290,4 +310,4 @@ def logdet(A: Any, **options: Any) -> Estimate:
     >>> round(float(logdet(4 * np.eye(10), num_steps=5)), 6)  # 10 log 4
     13.862944
     """
-    return spectral_measure(A, **options).logdet()
+    return spectral_measure(A, **options).logdet(lower=lower, allow_singular=allow_singular)

@@ -40,9 +40,7 @@ class Measured(NamedTuple):
     eps: float  # of the dtype of the products
 
 
-def measure(
-    A: LinearOperator, seed: int, batch_size: int | None = None, products: Products | None = None
-) -> Measured:
+def measure(A: LinearOperator, seed: int, batch_size: int | None = None, products: Products | None = None) -> Measured:
     """Multiply ten times, `batch_size` rows together, with `products` of A if given.
 
     Raises

@@ -1,0 +1,133 @@
+"""Floor 2: a measure is made batch by batch; what is done is kept whatever happens to the rest."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from slq._arrays import Array, is_complex, library_name, recurrence_like
+from slq._basis import storage_for
+from slq._lanczos import basis_size, start
+from slq._measure import SpectralMeasure
+from slq._memory import forecast, require
+from slq._products import Products
+from slq._recurrence import Tridiagonal
+from slq._version import __version__
+from slq.errors import NonFiniteError, ProductError, RequestError
+
+__all__ = ["Batches", "require_memory"]
+
+Runner = Callable[[Array, Callable[[int, int], None] | None], Tridiagonal]
+
+
+class Batches:
+    """The batches of a measure, as far as they are done.
+
+    Parameters
+    ----------
+    products : Products
+        Of the operator on whose vectors the probes live.
+    source : Source
+    run : callable
+        (unit vectors, progress) -> coefficients.
+    singular : bool
+        The coefficients are those of bidiagonal matrices.
+    **provenance
+        What the measure remembers of its making.
+    """
+
+    def __init__(
+        self, products: Products, source: Any, run: Runner, *, singular: bool = False, **provenance: Any
+    ) -> None:
+        A = products.operator
+        self._products, self._source, self._run, self._singular = products, source, run, singular
+        self._provenance = {
+            "slq": __version__,
+            "library": library_name(A.like),
+            "dtype": str(A.like.dtype).removeprefix("torch."),
+            **provenance,
+        }
+        self._probes: list[int] = []
+        self._runs: list[Tridiagonal] = []
+        self._norms: list[np.ndarray] = []
+
+    def add_all(self, rows: int, progress: Callable[[int, int], None] | None) -> None:
+        """Run all probes of the source, `rows` together."""
+        k = self._source.num_probes
+        for low in range(0, k, rows):
+            high = min(low + rows, k)
+            self._add(low, high, None if progress is None else _scaled(progress, low, high - low, k))
+
+    def _add(self, low: int, high: int, progress: Callable[[int, int], None] | None) -> None:
+        """Run the probes number low to high; what is lost with an error, and what is not, is told by the error."""
+        A = self._products.operator
+        v, lengths = start(A, self._source.draw(A, low, high))
+        norms = self._source.squared_norms(A.shape[0], lengths)
+        self._products.first_row = low
+        try:
+            done = self._run(v, progress)
+        except (NonFiniteError, ProductError) as error:
+            lost = set(error.probes) if isinstance(error, NonFiniteError) else set()
+            kept = [i for i in range(low, high) if i not in lost]
+            if error.partial is not None and (not self._runs or lost):
+                self._keep(kept, error.partial, norms[[i - low for i in kept]])
+            error.partial = self.measure() if self._runs else None
+            raise
+        self._keep(list(range(low, high)), done, norms)
+
+    def _keep(self, probes: list[int], runs: Tridiagonal, norms: np.ndarray) -> None:
+        self._probes += probes
+        self._runs.append(runs)
+        self._norms.append(norms)
+
+    def measure(self) -> SpectralMeasure:
+        """What is done so far."""
+        source, probes = self._source, self._probes
+        return SpectralMeasure(
+            np.concatenate([runs.alpha for runs in self._runs]),
+            np.concatenate([runs.beta for runs in self._runs]),
+            int(self._products.operator.shape[0]),
+            sampler=source.sampler,
+            seeds=() if source.seed is None else (source.seed,) * len(probes),
+            probe_ids=() if source.probe_ids is None else tuple(source.probe_ids[i] for i in probes),
+            squared_norms=np.concatenate(self._norms),
+            is_complex=is_complex(self._products.operator.like),
+            eps=self._products.eps,
+            singular=self._singular,
+            provenance=self._provenance,
+        )
+
+
+def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows: int) -> Callable[[int, int], None]:
+    """Steps of a batch as products of the whole."""
+    return lambda step, steps: progress(done * steps + rows * step, all_rows * steps)
+
+
+def require_memory(
+    A: Any, num_probes: int, rows: int, num_steps: int, reorthogonalize: bool | int, basis_dtype: Any
+) -> None:
+    """Refuse what does not fit into memory, naming what would."""
+    like = recurrence_like(A.like)
+    n, index = A.shape[0], getattr(A, "index", None)
+    if index is not None:
+        n = len(range(n)[index]) if isinstance(index, slice) else len(index)
+    keep = basis_size(reorthogonalize, num_steps)
+    itemsize = storage_for(None, like).itemsize
+
+    def needed(rows: int = rows, keep: int = keep, basis_dtype: Any = basis_dtype) -> int:
+        coefficients = 16 * num_probes * num_steps
+        return coefficients + forecast(
+            rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize
+        )
+
+    options = {"batch_size=1": needed(rows=1)} if rows > 1 else {}
+    if keep:
+        options["reorthogonalize=False"] = needed(keep=0)
+        if keep > 40:
+            options["reorthogonalize=40"] = needed(keep=40)
+        for kind in ("bfloat16", "host"):
+            with contextlib.suppress(RequestError):  # not every library has it
+                options[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
+        options["batch_size=1, reorthogonalize=False"] = needed(rows=1, keep=0)
+    require(like, needed(), options)
