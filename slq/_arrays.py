@@ -13,6 +13,7 @@ from slq.errors import DtypeError
 
 __all__ = [
     "Array",
+    "as_complex",
     "detach",
     "device_of",
     "dot",
@@ -21,12 +22,17 @@ __all__ = [
     "from_host",
     "fused",
     "has_one_shape",
+    "imag",
     "is_array",
     "is_complex",
+    "is_numpy",
     "is_sparse",
+    "is_torch",
+    "largest_entry",
     "library_name",
     "namespace",
     "norm",
+    "on_accelerator",
     "precision",
     "project_out",
     "promote_inexact",
@@ -85,6 +91,24 @@ def empty_like(x: Array) -> Array:
     """An array of size 0 that carries the library, dtype and device of `x`."""
     xp = array_namespace(x)
     return xp.empty((0,), dtype=x.dtype, device=device_of(x))
+
+
+def on_accelerator(x: Array) -> bool:
+    """Whether `x` lives in a memory of its own, not in that of the host."""
+    library, device = library_name(x), device_of(x)
+    if library == "jax":
+        return any(d.platform != "cpu" for d in x.devices())
+    return library == "cupy" or getattr(device, "type", "cpu") != "cpu"
+
+
+def is_numpy(x: Array) -> bool:
+    """Whether `x` is an array of NumPy."""
+    return bool(is_numpy_array(x))
+
+
+def is_torch(x: Array) -> bool:
+    """Whether `x` is a tensor of PyTorch."""
+    return bool(is_torch_array(x))
 
 
 def is_sparse(x: Array) -> bool:
@@ -147,6 +171,12 @@ def recurrence_like(like: Array) -> Array:
     return xp.astype(like, xp.float32) if half else like
 
 
+def as_complex(like: Array) -> Array:
+    """A real array in the complex dtype of its precision (single, at least)."""
+    xp = array_namespace(like)
+    return xp.astype(like, xp.complex128 if xp.finfo(like.dtype).bits > 32 else xp.complex64)
+
+
 def promote_inexact(x: Array) -> Array:
     """`x` itself if floating, else converted to the widest real dtype of its library."""
     xp = array_namespace(x)
@@ -180,6 +210,19 @@ def dot(x: Array, y: Array) -> Array:
 def real(x: Array) -> Array:
     """The real part; `x` itself if it is real (which some libraries refuse to take the real part of)."""
     return array_namespace(x).real(x) if is_complex(x) else x
+
+
+def largest_entry(x: Array) -> Array:
+    """The largest absolute value in each row, without an array of absolute values where the numbers are real."""
+    xp = array_namespace(x)
+    if is_complex(x):
+        return xp.max(xp.abs(x), axis=-1)
+    return xp.maximum(xp.max(x, axis=-1), -xp.min(x, axis=-1))
+
+
+def imag(x: Array) -> Array:
+    """The imaginary part of a complex array."""
+    return array_namespace(x).imag(x)
 
 
 @fused

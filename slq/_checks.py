@@ -1,14 +1,15 @@
-"""Floor 1: what the first products tell about an operator for free."""
+"""Floor 1: what the products of a run tell about an operator for free."""
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 
-from slq._arrays import Array, dot, is_complex, namespace, norm, precision, real, to_host
-from slq._products import LinearOperator, apply, inner
+from slq._arrays import Array, dot, imag, is_complex, largest_entry, namespace, norm, real, to_host
+from slq._products import LinearOperator, Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
-__all__ = ["judge_second_product", "look_at_first_product", "require_finite"]
+__all__ = ["first_product", "judge_steps"]
 
 # Measured ‖A − Aᴴ‖/‖A‖ of symmetric operators with n = 10³…10⁶: at most 70 machine epsilons in float64, 10 below.
 # Fifty times that is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where precision can tell.
@@ -16,76 +17,109 @@ _FLOOR = 70.0
 _SUSPECT = 1e-8
 _WRONG = 1e-2
 
+_TINY = float(np.finfo(np.float64).tiny)
+
 # Squares of numbers beyond these binary exponents overflow or lose digits.
 _SAFE_EXPONENT = {True: 300, False: 20}
 
 
-def look_at_first_product(A: LinearOperator, v: Array, w: Array, before: Array | None) -> float:
-    """Judge w = A v and return the power of two that brings it to order one (1.0 if it is near enough).
+def first_product(A: LinearOperator, products: Products, v: Array, check: bool) -> tuple[Array, float]:
+    """Multiply: w = A v and the power of two that brings it to order one (1.0 if it is near enough).
 
-    `before` is a copy of v from before the product, or None if nothing but finiteness is to be judged. One read: the
-    size of each row of w, what the product changed in v, the lengths, and the vᵢᴴA vⱼ, whose asymmetry is that of A.
+    One read: the size of each row of w and, if `check`, prints of v from before and after the product, the lengths,
+    and the vᵢᴴA vⱼ, whose asymmetry is that of A. Rows that are not finite are left to the end of the runs, unless
+    there are no others.
     """
     xp = namespace(v)
     custom = hasattr(A, "vecdot")  # then rows may be parts of vectors: ask the operator, and skip local products
-    size = real(norm(inner(A)(w, w))) if custom else xp.max(xp.abs(w), axis=-1)
+    before = _prints(v) if check else []
+    w = products(v)
+    size = real(norm(inner(A)(w, w))) if custom else largest_entry(w)
     columns = [size]
-    pairs = before is not None and not custom and v.shape[0] > 1
-    if before is not None:
-        columns.append(xp.astype(xp.max(xp.abs(v - before), axis=-1), size.dtype))
+    pairs = check and not custom and v.shape[0] > 1
     unit_rows = w / xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))[:, None] if pairs else w
     if pairs:
-        products = xp.matmul(xp.conj(v) if is_complex(v) else v, unit_rows.T)
+        forms = xp.matmul(xp.conj(v) if is_complex(v) else v, unit_rows.T)
         columns.append(xp.astype(norm(dot(unit_rows, unit_rows)), size.dtype))
-        for part in (xp.real, xp.imag) if is_complex(v) else (lambda x: x,):
-            columns.extend(part(products)[i, :] for i in range(v.shape[0]))
+        for part in (real, imag) if is_complex(v) else (real,):
+            columns.extend(part(forms)[i, :] for i in range(v.shape[0]))
+    if check:
+        columns.extend(xp.astype(x, size.dtype) for x in (*before, *_prints(v)))
     seen = to_host(xp.stack(columns)).astype(np.float64)
-    _require_finite_rows(seen[0])
-    if before is not None and seen[1].any():
+    prints = len(before)
+    if check and not np.array_equal(seen[-2 * prints : -prints], seen[-prints:]):
         raise AliasedOutputError("the product wrote into its input; let it work on a copy, or return a new array")
-    if pairs and seen[0].any():
-        _judge_products(A, unit_rows, seen)
-    exponent = int(np.frexp(seen[0].max())[1])
-    safe = _SAFE_EXPONENT[bool(xp.finfo(v.dtype).bits > 32)]
-    return 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, min(-exponent, 1023)))
-
-
-def _require_finite_rows(sizes: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(sizes)).tolist()
-    if bad:
+    finite = np.isfinite(seen[0])
+    if not finite.any():
+        probes = list(range(products.first_row, products.first_row + finite.size))
         raise NonFiniteError(
-            f"the first product contains NaN or infinity for probes {bad}, from finite input; "
+            f"the first product contains NaN or infinity for all its probes, {probes}, from finite input; "
             "look for a division by zero, an overflow or bad data inside the operator",
-            probes=bad,
+            probes=probes,
             step=0,
         )
+    if pairs and finite.all() and seen[0].any():
+        _judge_products(products, unit_rows, seen, A.shape[0])
+    exponent = int(np.frexp(seen[0][finite].max())[1])
+    safe = _SAFE_EXPONENT[bool(xp.finfo(v.dtype).bits > 32)]
+    return w, 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, min(-exponent, 1023)))
 
 
-def _judge_products(A: LinearOperator, unit_rows: Array, seen: np.ndarray) -> None:
-    """`seen` as `look_at_first_product` read it; `unit_rows` are the products, each divided by its largest entry."""
-    k, largest, eps = seen.shape[1], seen[0].max(), precision(A.like)
+def _prints(v: Array) -> list[Array]:
+    """A few numbers of each row that change with it: a copy would take the memory of another block."""
+    xp, last = namespace(v), v.shape[-1] - 1
+    parts = [real(v), imag(v)] if is_complex(v) else [v]
+    return [x for part in parts for x in (xp.sum(part, axis=-1), part[:, 0], part[:, last // 2], part[:, last])]
+
+
+def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: int) -> None:
+    """`seen` as `first_product` read it; `unit_rows` are the products, each divided by its largest entry."""
+    k, largest, eps = seen.shape[1], seen[0].max(), products.eps
     size = seen[0] / largest  # relative: keeps the extremes finite
-    lengths, products = seen[2] * size, seen[3 : 3 + k] * size
-    if len(seen) > 3 + k:
-        products = products + 1j * seen[3 + k :] * size
+    lengths, forms = seen[1] * size, seen[2 : 2 + k] * size
+    if is_complex(unit_rows):
+        forms = forms + 1j * seen[2 + k : 2 + 2 * k] * size
     # For random unit vectors E|uᴴ(A − Aᴴ)v|² = ‖A − Aᴴ‖²/n² and E‖Av‖² = ‖A‖²/n (Frobenius norms).
-    skew = np.abs(products - products.conj().T)
-    asymmetry = float(np.sqrt(A.shape[0] * (skew**2).sum() / (k * (k - 1)) / np.mean(lengths**2)))
+    skew = np.abs(forms - forms.conj().T)
+    asymmetry = float(np.sqrt(n * (skew**2).sum() / (k * (k - 1)) / np.mean(lengths**2)))
     if asymmetry <= _suspect(eps):
         return
     # Vectors that A nearly annihilates leave nothing but rounding to compare: one more product tells the size of A.
-    again = apply(A, unit_rows, like=A.like)
-    gain = to_host(norm(dot(again, again))).astype(np.float64) / np.maximum(seen[2], np.finfo(np.float64).tiny)
+    again = products(unit_rows)
+    gain = to_host(norm(dot(again, again))).astype(np.float64) / np.maximum(seen[1], np.finfo(np.float64).tiny)
     if skew.max() * largest > 50 * eps * gain.max():
         _judge_asymmetry(asymmetry, eps)
 
 
-def judge_second_product(alpha: np.ndarray, beta: np.ndarray, returned: np.ndarray, eps: float) -> None:
-    """Compare β₀ = v₁ᴴA v₀ with v₀ᴴA v₁ of each run: sees a single probe's asymmetry, to second order."""
-    going = (beta[:, 0] > 0) & np.isfinite(alpha) & np.isfinite(returned)
-    if going.any():
-        size = np.sqrt(beta[:, 0] ** 2 + alpha**2 + beta[:, 1] ** 2)[going]  # ‖A v₁‖
-        _judge_asymmetry(float((np.abs(returned - beta[:, 0])[going] / size).max()), eps)
+def judge_steps(read: Mapping[str, np.ndarray], eps: float) -> None:
+    """Compare βⱼ₋₁ = vⱼᴴA vⱼ₋₁ with vⱼ₋₁ᴴA vⱼ, and αⱼ = vⱼᴴA vⱼ with its real part: equal if A is Hermitian.
+
+    `read` holds rows of steps, as `Recurrence` noted them: alpha, beta, gap (from the second step on) and imag. A step
+    whose β has become small beside ‖A v‖ says nothing: its vectors are orthogonal to rounding over β only.
+    """
+    alpha, beta = np.abs(read["alpha"]), read["beta"]
+    size = np.sqrt(alpha**2 + beta**2)  # ‖A v‖
+    size[1:] = np.sqrt(size[1:] ** 2 + beta[:-1] ** 2)
+    size = np.maximum.accumulate(size)  # where v is nearly annihilated, all that is left is rounding of ‖A‖
+    if "gap" in read and len(read["gap"]):
+        gap, b = read["gap"], beta[: len(read["gap"])]
+        told = np.where((b > 1e-2 * size[1 : len(gap) + 1]), gap / np.maximum(size[1 : len(gap) + 1], _TINY), 0.0)
+        _judge_asymmetry(float(told[0].max()), eps)  # the second product: to second order that of the first two
+        late = np.flatnonzero(told.max(axis=1) > _suspect(eps))
+        if late.size and late[0] > 0:
+            _warn_of_drift(int(late[0]) + 1, float(told[late[0]].max()))
+    if "imag" in read:
+        ratio = np.abs(read["imag"]) / np.maximum(size, _TINY)
+        _judge_asymmetry(float(ratio.max()), eps)
+
+
+def _warn_of_drift(step: int, asymmetry: float) -> None:
+    warnings.warn(
+        f"the operator seemed symmetric at first, but at step {step} vᴴAu and (uᴴAv)* differ by {asymmetry:.2g} of "
+        "‖A v‖; look for a state that changes from product to product",
+        SymmetryWarning,
+        stacklevel=6,
+    )
 
 
 def _suspect(eps: float) -> float:
@@ -106,16 +140,4 @@ def _judge_asymmetry(asymmetry: float, eps: float) -> None:
             f"{suspect:.2g}; {mend}",
             SymmetryWarning,
             stacklevel=5,
-        )
-
-
-def require_finite(alpha: np.ndarray, beta: np.ndarray, probe: int) -> None:
-    """Raise if the coefficients of a run are not finite, naming the first such step."""
-    bad = np.flatnonzero(~(np.isfinite(alpha) & np.isfinite(beta)))
-    if bad.size:
-        raise NonFiniteError(
-            f"the product of step {bad[0]} contains NaN or infinity for probe {probe}, from finite input; "
-            "look for a division by zero, an overflow or a state that changes inside the operator",
-            probes=[probe],
-            step=int(bad[0]),
         )

@@ -6,10 +6,11 @@ import numpy as np
 
 from slq._algebra import Derived
 from slq._arrays import Array, empty_like, is_array, promote_inexact
+from slq._multiply import check_size
 from slq._operators import wrap
 from slq._products import LinearOperator, describe
-from slq._wrappers import Function, check_size
-from slq.errors import OperatorError, RequestError, ShapeError
+from slq._wrappers import Function
+from slq.errors import DtypeError, OperatorError, RequestError, ShapeError
 
 __all__ = ["Rectangular", "gram", "rectangular"]
 
@@ -58,6 +59,10 @@ class _Gram(Derived):
         """Multiply each row of x."""
         between = self._first(x)
         check_size(between, x, self._inner)
+        if between.dtype != x.dtype:
+            raise DtypeError(
+                f"the product returned dtype {between.dtype} for an input of {x.dtype}; convert inside the product"
+            )
         try:
             return self._second(between)
         except NotImplementedError as error:

@@ -1,14 +1,28 @@
 """Floor 1: the operator protocol, and what slq does with one: multiply, judge what came back, place vectors."""
 
+import warnings
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from slq._arrays import Array, detach, device_of, dot, from_host, is_array, library_name, namespace
-from slq.errors import DtypeError, PlacementError, ShapeError
+from slq._arrays import (
+    Array,
+    as_complex,
+    detach,
+    device_of,
+    dot,
+    from_host,
+    is_array,
+    is_complex,
+    is_sparse,
+    library_name,
+    namespace,
+    precision,
+)
+from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError, SlqError
 
-__all__ = ["LinearOperator", "apply", "check_product", "describe", "inner", "put"]
+__all__ = ["LinearOperator", "Products", "check_product", "complexified", "describe", "inner", "put"]
 
 
 @runtime_checkable
@@ -38,17 +52,111 @@ class LinearOperator(Protocol):
         ...
 
 
-def apply(A: LinearOperator, x: Array, *, like: Array) -> Array:
-    """The product of `A` with the rows of `x`, checked; `like` has the dtype that A multiplies, maybe a narrower."""
-    xp = namespace(x)
-    argument = x if x.dtype == like.dtype else xp.astype(x, like.dtype)
-    product = A.matvec(argument)
-    check_product(product, argument)
-    product = detach(product)
-    return product if product.dtype == x.dtype else xp.astype(product, x.dtype)
+class Products:
+    """The products of an operator, each checked; what was odd about them is warned of once.
+
+    Attributes
+    ----------
+    eps : float
+        Machine epsilon of the products: that of the vectors, or of the narrowest dtype that came back.
+    step : int
+        The number of the product under way, which errors name.
+    first_row : int
+        The number of the probe in the first row, likewise.
+    """
+
+    def __init__(self, A: LinearOperator, first_row: int = 0) -> None:
+        self.first_row = first_row
+        self._operator = A
+        self._dtype = A.like.dtype
+        self._warned = False
+        self.eps = precision(A.like)
+        self.step = 0
+
+    def __call__(self, x: Array) -> Array:
+        """A times each row of `x`, in the dtype of `x`, which may be wider than the operator's."""
+        argument = x if x.dtype == self._dtype else namespace(x).astype(x, self._dtype)
+        try:
+            product = self._operator.matvec(argument)
+        except (SlqError, MemoryError):
+            raise
+        except Exception as error:
+            failed = ProductError(
+                f"the product of step {self.step} raised {type(error).__name__}: {error}; "
+                "what was computed before is kept in `.partial` of this error"
+            )
+            failed.step = self.step
+            raise failed from error
+        if not _is_like(product, argument):
+            product = self._accept(product, argument)
+        product = detach(product)
+        return product if product.dtype == x.dtype else namespace(x).astype(product, x.dtype)
+
+    def _accept(self, product: Array, argument: Array) -> Array:
+        check_product(product, argument)
+        if product.dtype == argument.dtype:
+            return product
+        xp = namespace(argument)
+        if not xp.isdtype(product.dtype, ("bool", "numeric")) or (is_complex(product) and not is_complex(argument)):
+            raise DtypeError(
+                f"the product returned dtype {product.dtype} for an input of {argument.dtype}; "
+                "give like= the dtype the product works in, or convert inside the product"
+            )
+        floating = xp.isdtype(product.dtype, ("real floating", "complex floating"))
+        narrower = floating and precision(product) > precision(argument)
+        if narrower:
+            self.eps = max(self.eps, precision(product))
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the product returns dtype {product.dtype} for vectors of {argument.dtype}, which "
+                f"{'limits the precision' if narrower else 'is converted each time'}; "
+                "give like= the dtype the product works in",
+                DtypeWarning,
+                stacklevel=3,
+            )
+        return xp.astype(product, argument.dtype)
+
+
+def _is_like(product: Array, argument: Array) -> bool:
+    """Whether a product is just as it should be, in a microsecond; anything odd is left to `check_product`."""
+    return (
+        type(product) is type(argument)
+        and product.dtype == argument.dtype
+        and product.shape == argument.shape
+        and product.device == argument.device
+    )
+
+
+def complexified(A: LinearOperator) -> LinearOperator:
+    """A real symmetric operator acting on complex vectors: one product of their real and imaginary parts together."""
+    if hasattr(A, "vecdot"):
+        raise RequestError(
+            f"complex vectors need a complex operator where it has an inner product of its own, got {A.like.dtype}; "
+            "give real start vectors"
+        )
+    return _Complexified(A)
+
+
+class _Complexified:
+    def __init__(self, A: LinearOperator) -> None:
+        self._operator = A
+        self.shape = A.shape
+        self.like = as_complex(A.like)
+        if hasattr(A, "index"):
+            self.index = A.index
+
+    def matvec(self, x: Array, /) -> Array:
+        xp = namespace(x)
+        rows = x if x.ndim == 2 else x[None, :]
+        parts = xp.astype(xp.concat([xp.real(rows), xp.imag(rows)]), self._operator.like.dtype)
+        products = self._operator.matvec(parts)
+        check_product(products, parts)
+        return xp.reshape(products[: rows.shape[0], ...] + 1j * products[rows.shape[0] :, ...], x.shape)
 
 
 def check_product(product: Array, argument: Array) -> None:
+    """Raise unless a product has the library, the shape and the device of its argument."""
     if not is_array(product):
         raise PlacementError(
             f"the product returned {describe(product)}; expected an array of {library_name(argument)}, like its input"
@@ -58,15 +166,17 @@ def check_product(product: Array, argument: Array) -> None:
             f"the product returned an array of {library_name(product)} for one of {library_name(argument)}; "
             "convert it inside the product"
         )
+    if isinstance(product, np.matrix | np.ma.MaskedArray):
+        raise PlacementError(
+            f"the product returned a NumPy {type(product).__name__}, whose arithmetic differs from an array's; "
+            "return np.asarray of it"
+        )
+    if is_sparse(product):
+        raise PlacementError("the product returned a sparse tensor; expected a dense one, like its input")
     if tuple(product.shape) != tuple(argument.shape):
         raise ShapeError(
             f"the product returned shape {tuple(product.shape)} for an input of shape {tuple(argument.shape)}; "
             "a product keeps the shape of its input"
-        )
-    if product.dtype != argument.dtype:
-        raise DtypeError(
-            f"the product returned dtype {product.dtype} for an input of {argument.dtype}; "
-            "give like= the dtype the product works in, or convert inside the product"
         )
     if device_of(product) != device_of(argument):
         raise PlacementError(

@@ -1,25 +1,27 @@
 """Floor 3: stochastic Lanczos quadrature, from an operator to a measure."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from slq._arrays import Array, is_array, is_complex, library_name, precision, recurrence_like, to_host
+from slq._arrays import Array, is_complex, library_name, precision, recurrence_like
+from slq._basis import storage_for
 from slq._estimate import Estimate
-from slq._lanczos import lanczos, positive_int
+from slq._lanczos import Tridiagonal, basis_size, run, start
 from slq._measure import SpectralMeasure, concatenate
+from slq._memory import forecast, require
 from slq._operators import aslinearoperator
-from slq._probes import Sampler, gaussian, rademacher, seed_of, sphere, steinhaus
-from slq._products import LinearOperator, inner, put
+from slq._probes import Sampler, sphere
+from slq._products import LinearOperator, complexified
 from slq._quadrature import run_lengths
+from slq._source import SAMPLERS, count, source_of
 from slq._version import __version__
-from slq.errors import ClippedStepsWarning, RequestError, ShapeError
+from slq.errors import ClippedStepsWarning, NonFiniteError, ProductError, RequestError
 
 __all__ = ["extend", "logdet", "spectral_measure", "spectral_sum"]
-
-_UNIT_ENTRIES = (sphere, rademacher, steinhaus)  # probes with ‖x‖² = n exactly
 
 
 def spectral_measure(
@@ -31,6 +33,7 @@ def spectral_measure(
     probes: Sampler | Array = sphere,
     first_probe: int = 0,
     reorthogonalize: bool | int = True,
+    basis_dtype: Any = None,
     batch_size: int | None = None,
     check: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -55,6 +58,8 @@ def spectral_measure(
         Number of the first probe: runs of one seed with disjoint numbers can be joined with `concatenate`.
     reorthogonalize : bool or int
         See `lanczos`.
+    basis_dtype : {None, "float32", "bfloat16", "host"}
+        See `lanczos`.
     batch_size : int, optional
         How many probes run together; all by default. Less memory, the same probes.
     check : bool
@@ -71,10 +76,15 @@ def spectral_measure(
     RequestError
         If an argument is out of range.
     OperatorError
-        If A or one of its products is not usable; the subclass and the message say why.
+        If A or one of its products is not usable; the subclass and the message say why. What was computed before, and
+        the probes that are not affected, are kept in ``partial`` of a `NonFiniteError` or `ProductError`.
+    MemoryForecastError
+        If the run would take more memory than is free; the message names the options that fit.
 
     Warns
     -----
+    DependentProbesWarning
+        If a sampler of the user's own repeats itself or is not of mean square one.
     ClippedStepsWarning
         If a run was cut at the dimension, beyond which there is nothing to find.
 
@@ -92,52 +102,109 @@ def spectral_measure(
     3.0
     """
     A = aslinearoperator(A)
-    num_steps, asked = _clipped(positive_int("num_steps", num_steps), A.shape[0], reorthogonalize), num_steps
-    if is_array(probes):
-        draw, k = _given(probes), _count_rows(probes)
-        identity: dict[str, Any] = {"sampler": "fixed"}
-    else:
-        if not callable(probes):
-            raise RequestError(
-                f"probes= expects a sampler such as slq.sphere, or a (k, n) array, got {type(probes).__name__}"
-            )
-        k, seed = positive_int("num_probes", num_probes), seed_of(rng)
-        ids = range(_first(first_probe), _first(first_probe) + k)
-        draw = _drawn(A, probes, seed, ids)
-        identity = {
-            "sampler": getattr(probes, "__name__", "custom"),
-            "seeds": (seed,) * k,
-            "probe_ids": tuple(ids),
-        }
-    step = max(k, 1) if batch_size is None else positive_int("batch_size", batch_size)
-    parts = []
-    for low in range(0, k, step):
-        V = draw(low, min(low + step, k))
-        report = None if progress is None else _scaled(progress, low, int(V.shape[0]), k)
-        run = lanczos(A, V, num_steps, reorthogonalize=reorthogonalize, check=check, progress=report)
-        parts.append((run.alpha, run.beta, _squared_norms(A, V, probes)))
-    alpha, beta, norms = (np.concatenate(column) for column in zip(*parts, strict=True))
-    if asked > num_steps and run_lengths(beta).max() == num_steps:
+    num_steps, asked = _clipped(count("num_steps", num_steps), A.shape[0], reorthogonalize), num_steps
+    source = source_of(probes, num_probes, rng, first_probe)
+    if source.is_complex and not is_complex(A.like):
+        A = complexified(A)
+    rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
+    _require_memory(A, source.num_probes, rows, num_steps, reorthogonalize, basis_dtype)
+    options = {"reorthogonalize": reorthogonalize, "basis_dtype": basis_dtype, "check": bool(check)}
+    measured = _Parts(A, source, num_steps, {"reorthogonalize": _plain(reorthogonalize)})
+    for low in range(0, source.num_probes, rows):
+        high = min(low + rows, source.num_probes)
+        report = None if progress is None else _scaled(progress, low, high - low, source.num_probes)
+        measured.add(low, high, options, report)
+    measure = measured.measure()
+    if asked > num_steps and run_lengths(measure.beta).max() == num_steps:
         warnings.warn(
             f"num_steps={asked} exceeds the dimension: {num_steps} steps are exact for every probe",
             ClippedStepsWarning,
             stacklevel=2,
         )
-    return SpectralMeasure(
-        alpha,
-        beta,
-        int(A.shape[0]),
-        **identity,
-        squared_norms=norms,
-        is_complex=is_complex(A.like),
-        eps=precision(A.like),
-        provenance={
+    return measure
+
+
+class _Parts:
+    """The batches of a measure, as far as they are done."""
+
+    def __init__(self, A: LinearOperator, source: Any, num_steps: int, options: dict[str, Any]) -> None:
+        self._operator, self._source, self._num_steps = A, source, num_steps
+        self._provenance = {
             "slq": __version__,
             "library": library_name(A.like),
             "dtype": str(A.like.dtype).removeprefix("torch."),
-            "reorthogonalize": _plain(reorthogonalize),
-        },
-    )
+            **options,
+        }
+        self._eps = precision(A.like)
+        self._probes: list[int] = []
+        self._runs: list[Tridiagonal] = []
+        self._norms: list[np.ndarray] = []
+
+    def add(self, low: int, high: int, options: dict[str, Any], progress: Callable[[int, int], None] | None) -> None:
+        """Run the probes number low to high; what is lost with an error, and what is not, is told by the error."""
+        v, lengths = start(self._operator, self._source.draw(self._operator, low, high))
+        norms = self._source.squared_norms(self._operator.shape[0], lengths)
+        try:
+            done, eps = run(self._operator, v, self._num_steps, first_row=low, progress=progress, **options)
+        except (NonFiniteError, ProductError) as error:
+            lost = set(error.probes) if isinstance(error, NonFiniteError) else set()
+            kept = [i for i in range(low, high) if i not in lost]
+            if error.partial is not None and (not self._runs or lost):
+                self._keep(kept, error.partial, norms[[i - low for i in kept]])
+            error.partial = self.measure() if self._runs else None
+            raise
+        self._eps = max(self._eps, eps)
+        self._keep(list(range(low, high)), done, norms)
+
+    def _keep(self, probes: list[int], runs: Tridiagonal, norms: np.ndarray) -> None:
+        self._probes += probes
+        self._runs.append(runs)
+        self._norms.append(norms)
+
+    def measure(self) -> SpectralMeasure:
+        """What is done so far."""
+        source, probes = self._source, self._probes
+        return SpectralMeasure(
+            np.concatenate([runs.alpha for runs in self._runs]),
+            np.concatenate([runs.beta for runs in self._runs]),
+            int(self._operator.shape[0]),
+            sampler=source.sampler,
+            seeds=() if source.seed is None else (source.seed,) * len(probes),
+            probe_ids=() if source.probe_ids is None else tuple(source.probe_ids[i] for i in probes),
+            squared_norms=np.concatenate(self._norms),
+            is_complex=is_complex(self._operator.like),
+            eps=self._eps,
+            provenance=self._provenance,
+        )
+
+
+def _require_memory(
+    A: LinearOperator, num_probes: int, rows: int, num_steps: int, reorthogonalize: bool | int, basis_dtype: Any
+) -> None:
+    """Refuse what does not fit into memory, naming what would."""
+    like = recurrence_like(A.like)
+    n, index = A.shape[0], getattr(A, "index", None)
+    if index is not None:
+        n = len(range(n)[index]) if isinstance(index, slice) else len(index)
+    keep = basis_size(reorthogonalize, num_steps)
+    itemsize = storage_for(None, like).itemsize
+
+    def needed(rows: int = rows, keep: int = keep, basis_dtype: Any = basis_dtype) -> int:
+        coefficients = 16 * num_probes * num_steps
+        return coefficients + forecast(
+            rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize
+        )
+
+    options = {"batch_size=1": needed(rows=1)} if rows > 1 else {}
+    if keep:
+        options["reorthogonalize=False"] = needed(keep=0)
+        if keep > 40:
+            options["reorthogonalize=40"] = needed(keep=40)
+        for kind in ("bfloat16", "host"):
+            with contextlib.suppress(RequestError):  # not every library has it
+                options[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
+        options["batch_size=1, reorthogonalize=False"] = needed(rows=1, keep=0)
+    require(like, needed(), options)
 
 
 def _clipped(num_steps: int, n: int, reorthogonalize: bool | int) -> int:
@@ -149,38 +216,6 @@ def _plain(option: bool | int) -> bool | int:
     return bool(option) if isinstance(option, bool | np.bool_) else int(option)
 
 
-def _first(first_probe: Any) -> int:
-    if not isinstance(first_probe, int | np.integer) or isinstance(first_probe, bool) or first_probe < 0:
-        raise RequestError(f"first_probe= expects an integer >= 0, got {first_probe!r}")
-    return int(first_probe)
-
-
-def _count_rows(vectors: Array) -> int:
-    if vectors.ndim not in (1, 2) or 0 in vectors.shape:
-        raise ShapeError(f"probes= expects a (k, n) array, each row a start vector, got shape {tuple(vectors.shape)}")
-    return int(vectors.shape[0]) if vectors.ndim == 2 else 1
-
-
-def _given(vectors: Array) -> Callable[[int, int], Array]:
-    rows = vectors if vectors.ndim == 2 else vectors[None, ...]
-    return lambda low, high: rows[low:high, ...]  # `lanczos` checks their shape and place
-
-
-def _drawn(A: LinearOperator, sampler: Sampler, seed: int, ids: range) -> Callable[[int, int], Array]:
-    """Blocks of probes; drawn on the host and placed by the operator if it knows better where they belong."""
-    like, index, n = recurrence_like(A.like), getattr(A, "index", None), A.shape[0]
-    if not hasattr(A, "put"):
-        return lambda low, high: sampler(seed, ids[low:high], index, n, like)
-    host_like = np.empty(0, dtype=to_host(like).dtype)
-    return lambda low, high: put(A, sampler(seed, ids[low:high], index, n, host_like), like)
-
-
-def _squared_norms(A: LinearOperator, V: Array, probes: Any) -> np.ndarray:
-    if any(probes is sampler for sampler in _UNIT_ENTRIES):
-        return np.full(V.shape[0], float(A.shape[0]))
-    return to_host(inner(A)(V, V)).real.astype(np.float64).reshape(-1)
-
-
 def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows: int) -> Callable[[int, int], None]:
     """Steps of a batch as products of the whole."""
     return lambda step, steps: progress(done * steps + rows * step, all_rows * steps)
@@ -188,8 +223,7 @@ def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows
 
 def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) -> SpectralMeasure:
     """See `SpectralMeasure.extend`."""
-    samplers = {sampler.__name__: sampler for sampler in (sphere, rademacher, gaussian, steinhaus)}
-    if measure.sampler not in samplers or len(set(measure.seeds)) != 1:
+    if measure.sampler not in SAMPLERS or len(set(measure.seeds)) != 1:
         raise RequestError(
             f"only a measure of one seed and a built-in sampler can be extended, not {measure.sampler!r} with "
             f"{len(set(measure.seeds))} seed(s); compute another measure and join it with concatenate"
@@ -199,7 +233,7 @@ def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) ->
         num_probes=num_probes,
         num_steps=measure.num_steps,
         rng=measure.seeds[0],
-        probes=samplers[measure.sampler],
+        probes=SAMPLERS[measure.sampler],
         first_probe=max(measure.probe_ids) + 1,
         reorthogonalize=measure.provenance.get("reorthogonalize", True),
         **options,

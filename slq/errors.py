@@ -6,6 +6,7 @@ from typing import Any
 __all__ = [
     "AliasedOutputError",
     "AliasingWarning",
+    "BackendError",
     "ClippedStepsWarning",
     "DataError",
     "DependentProbesWarning",
@@ -77,7 +78,11 @@ class NonFiniteError(OperatorError, ArithmeticError):
         The rows of the probe block that are affected.
     step : int
         The Lanczos step (0 is the first product) that returned it.
+    partial : Tridiagonal, SpectralMeasure or None
+        The runs of the other probes.
     """
+
+    partial: Any = None
 
     def __init__(self, message: str, *, probes: list[int], step: int) -> None:
         super().__init__(message)
@@ -121,6 +126,10 @@ class ProductError(OperatorError, RuntimeError):
 
 class MemoryForecastError(SlqError, MemoryError):
     """The run would need more memory than there is; nothing was computed."""
+
+
+class BackendError(SlqError, ArithmeticError):
+    """An array library does not compute what slq relies on."""
 
 
 class NotPositiveDefiniteError(SlqError, ValueError):

@@ -7,7 +7,7 @@ import scipy.sparse
 import slq
 from slq import add, aslinearoperator, deflate, generalized, gram, restrict, scale, shift
 from slq._arrays import to_host
-from slq._products import apply
+from slq._products import Products
 from slq.errors import DtypeError, PlacementError, RequestError, ShapeError
 from tests.problems import K, N, indefinite, problem, uniform
 
@@ -58,7 +58,7 @@ def check(operator, dense, xp):
     assert tuple(operator.shape) == dense.shape
     block = (Z if np.iscomplexobj(dense) else X)[:, :m]
     for x in (block, block[0]):
-        product = apply(operator, xp.asarray(x), like=operator.like)
+        product = Products(operator)(xp.asarray(x))
         np.testing.assert_allclose(to_host(product), x @ dense.T, **CLOSE)
 
 
@@ -102,7 +102,7 @@ def test_half_precision_is_projected_in_single():
     x = torch.tensor(X, dtype=torch.float32)
     P = complement(torch.tensor(V, dtype=torch.bfloat16).double().numpy().astype(float))
     expected = X @ P @ half.double().numpy() @ P
-    product = apply(operator, x, like=operator.like)
+    product = Products(operator)(x)
     assert operator.like.dtype == torch.bfloat16
     assert product.dtype == torch.float32
     # x, P x and the product are each rounded to bfloat16 (eps 2^-8), entries up to 4: measured 0.007

@@ -7,7 +7,7 @@ import pytest
 
 import slq
 from slq import aslinearoperator
-from slq.errors import NonFiniteError, NotSymmetricError, SymmetryWarning
+from slq.errors import NonFiniteError, NotSymmetricError, ProductError, SymmetryWarning
 from tests.problems import K, M, N, hessian_like, indefinite, mix, problem
 
 SYMMETRIC = problem(indefinite(N)).matrix
@@ -29,10 +29,11 @@ def breaks_at(step, value, row=1):
     return aslinearoperator(product, like=V[0], batched=True)
 
 
-# With inf this meets a RuntimeWarning of NumPy before the error of slq.
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_the_first_product_must_be_finite(value):
-    with pytest.raises(NonFiniteError, match=r"the first product contains NaN or infinity for probes \[1\]") as caught:
+    with pytest.raises(
+        NonFiniteError, match="the product of step 0 contains NaN or infinity for probe 1: 1 of 24"
+    ) as caught:
         slq.lanczos(breaks_at(0, value), V, M)
     assert (caught.value.probes, caught.value.step) == ([1], 0)
 
@@ -46,7 +47,7 @@ def test_a_later_product_must_be_finite_and_the_error_names_the_step(step, value
 
 
 def test_all_bad_probes_of_the_first_product_are_named():
-    with pytest.raises(NonFiniteError, match=r"probes \[0, 1, 2\]"):
+    with pytest.raises(NonFiniteError, match=r"for all its probes, \[0, 1, 2\]"):
         slq.lanczos(np.full((N, N), np.nan), V, M)
 
 
@@ -163,3 +164,70 @@ def test_given_eigenvectors_raise_no_alarm():
     A = problem(indefinite(N))
     measure = slq.spectral_measure(A.matrix, probes=A.vectors[:4], num_steps=3)
     np.testing.assert_allclose(measure.quadratic_forms(lambda t: t), A.eigenvalues[:4], rtol=1e-12)
+
+
+@pytest.mark.parametrize("start", [3, 6])
+def test_an_operator_that_drifts_is_warned_of_with_the_step(xp, start):
+    calls = iter(range(10**6))
+    matrix, skew = xp.asarray(SYMMETRIC), xp.asarray(1e-3 * SKEW)
+
+    def product(x):
+        return x @ matrix + (x @ skew if next(calls) >= start else 0.0)
+
+    operator = aslinearoperator(product, like=matrix[0, ...], batched=True)
+    with pytest.warns(SymmetryWarning, match=rf"seemed symmetric at first, but at step {start} vᴴAu .* differ by"):
+        slq.lanczos(operator, xp.asarray(V), M)
+    slq.lanczos(operator, xp.asarray(V), M, check=False)
+
+
+def test_a_complex_diagonal_is_not_hermitian():
+    with pytest.raises(NotSymmetricError, match="not symmetric"):
+        slq.lanczos(COMPLEX + 0.1j * np.eye(N), V[:1], 1)
+
+
+def test_other_probes_survive_one_that_is_lost(xp):
+    calls = iter(range(10**6))
+    matrix, hole = xp.asarray(SYMMETRIC), np.zeros((K, N))
+    hole[1, 5] = np.nan
+    hole = xp.asarray(hole)
+    operator = aslinearoperator(
+        lambda x: x @ matrix + (hole[: x.shape[0], ...] if next(calls) == 4 else 0.0), like=matrix[0, ...], batched=True
+    )
+    expected = slq.spectral_measure(xp.asarray(SYMMETRIC), num_probes=K, num_steps=M)
+    with pytest.raises(NonFiniteError, match=r"probes \[1\] are lost, the others are in `.partial`") as caught:
+        slq.spectral_measure(operator, num_probes=K, num_steps=M, check=False)
+    partial = caught.value.partial
+    assert partial.probe_ids == (0, 2)
+    np.testing.assert_allclose(partial.alpha, expected.alpha[[0, 2]], atol=1e-12)
+    # In batches, the probes are counted on, and finished batches are kept.
+    calls = iter(range(10**6))
+    late = aslinearoperator(
+        lambda x: x @ matrix * (np.nan if next(calls) >= 2 * M else 1.0), like=matrix[0, ...], batched=True
+    )
+    with pytest.raises(NonFiniteError, match=r"for all its probes, \[2\]") as caught:
+        slq.spectral_measure(late, num_probes=K, num_steps=M, check=False, batch_size=1)
+    assert caught.value.partial.probe_ids == (0, 1)
+
+
+def test_finished_steps_survive_an_error_in_a_product(xp):
+    calls = iter(range(10**6))
+    matrix = xp.asarray(SYMMETRIC)
+
+    def fails(x):
+        if next(calls) == 5:
+            raise OSError("the data set is gone")
+        return x @ matrix
+
+    operator = aslinearoperator(fails, like=matrix[0, ...], batched=True)
+    expected = slq.spectral_measure(xp.asarray(SYMMETRIC), num_probes=K, num_steps=5)
+    with pytest.raises(ProductError, match="product of step 5 raised OSError: the data set is gone") as caught:
+        slq.spectral_measure(operator, num_probes=K, num_steps=M, check=False)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.step == 5
+    np.testing.assert_allclose(caught.value.partial.alpha, expected.alpha, atol=1e-12)
+    assert caught.value.partial.num_steps == 5
+    calls = iter(range(10**6))
+    with pytest.raises(ProductError) as caught:
+        slq.spectral_measure(operator, num_probes=K, num_steps=3, check=False, batch_size=2)
+    assert caught.value.partial.probe_ids == (0, 1)
+    assert caught.value.partial.num_steps == 3

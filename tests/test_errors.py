@@ -8,6 +8,7 @@ from slq import errors
 
 BUILTINS = {
     "AliasedOutputError": ValueError,
+    "BackendError": ArithmeticError,
     "DataError": ValueError,
     "DtypeError": TypeError,
     "FileFormatError": ValueError,

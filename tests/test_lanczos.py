@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import slq
-from slq import _checks, _lanczos
+from slq import _checks, _lanczos, _recurrence
 from slq._arrays import to_host
 from slq.errors import PlacementError, RequestError, ShapeError
 from tests.problems import K, M, N, hessian_like, indefinite, mix, problem, strakos
@@ -188,7 +188,7 @@ def test_half_precision_matrices_of_numpy():
 def reads(monkeypatch):
     """The number of arrays read back from the device so far, in a list that a test may clear."""
     seen = []
-    for module in (_lanczos, _checks):
+    for module in (_lanczos, _recurrence, _checks):
         original = module.to_host
         monkeypatch.setattr(module, "to_host", lambda x, original=original: (seen.append(x), original(x))[1])
     return seen
@@ -262,11 +262,26 @@ def test_the_shape_of_start_vectors_is_checked(shape):
         slq.lanczos(A.matrix, np.ones(shape), M)
 
 
-def test_complex_start_vectors_need_a_complex_operator():
-    with pytest.raises(RequestError, match="V is complex but the operator works in float64"):
-        slq.lanczos(A.matrix, V + 0j, M)
-    real = slq.lanczos(A.matrix + 0j, V, M)  # the converse is fine
-    np.testing.assert_allclose(real.alpha, slq.lanczos(A.matrix, V, M).alpha, atol=1e-12)
+def test_real_and_complex_go_together(xp):
+    expected = slq.lanczos(A.matrix, V, M)
+    for matrix, start in ((A.matrix + 0j, V), (A.matrix, V + 0j), (A.matrix, 1j * V)):
+        run = slq.lanczos(xp.asarray(matrix), xp.asarray(start), M, return_basis=True)
+        np.testing.assert_allclose(run.alpha, expected.alpha, atol=1e-12)
+        assert "complex128" in str(run.basis.dtype)
+
+
+def test_complex_start_vectors_need_a_complex_operator_with_its_own_inner_product():
+    class Metric:
+        shape, like = A.matrix.shape, np.empty(0)
+
+        def matvec(self, x):
+            return x @ A.matrix
+
+        def vecdot(self, x, y):
+            return (x * y).sum(axis=-1)
+
+    with pytest.raises(RequestError, match="complex vectors need a complex operator where it has an inner product"):
+        slq.lanczos(Metric(), V + 0j, M)
 
 
 # With inf this meets a RuntimeWarning of NumPy before the error of slq.

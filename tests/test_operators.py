@@ -10,7 +10,7 @@ from slq import _operators as operators
 from slq import _products as products
 from slq import aslinearoperator
 from slq._arrays import to_host
-from slq.errors import DtypeError, DtypeWarning, OperatorError, PlacementError, ShapeError
+from slq.errors import DtypeError, DtypeWarning, OperatorError, PlacementError, ProductError, ShapeError
 from tests.problems import K, N, indefinite, problem
 
 A = problem(indefinite(N)).matrix
@@ -93,7 +93,7 @@ def test_matrices_and_functions_of_every_library(xp):
     ):
         assert operator.like.dtype == matrix.dtype
         for x, expected in ((block, X @ A), (block[0, ...], A @ X[0])):
-            product = products.apply(operator, x, like=operator.like)
+            product = products.Products(operator)(x)
             np.testing.assert_allclose(to_host(product), expected, rtol=1e-13, atol=1e-13)
 
 
@@ -180,7 +180,9 @@ RETURNS = {
     "number": (lambda _: 1.0, PlacementError, "returned float; expected an array of numpy"),
     "nothing": (lambda _: None, PlacementError, "returned NoneType; expected an array of numpy"),
     "list": (lambda x: x.tolist(), PlacementError, "returned list; expected an array of numpy"),
-    "single precision": (lambda x: x.astype(np.float32), DtypeError, "returned dtype float32 for an input of float64"),
+    "objects": (lambda x: x.astype(object), DtypeError, "returned dtype object for an input of float64"),
+    "matrix class": (lambda x: x.view(np.matrix), PlacementError, "returned a NumPy matrix, whose arithmetic differs"),
+    "masked array": (lambda x: np.ma.masked_less(x, 0), PlacementError, "returned a NumPy MaskedArray"),
     "complex": (lambda x: x + 0j, DtypeError, "returned dtype complex128 for an input of float64"),
 }
 
@@ -189,7 +191,23 @@ RETURNS = {
 def test_a_product_keeps_the_shape_and_dtype_of_its_input(kind):
     function, error, message = RETURNS[kind]
     with pytest.raises(error, match=message):
-        slq.lanczos(aslinearoperator(function, like=X[0]), X, 2)
+        slq.lanczos(aslinearoperator(function, like=X[0], batched="class" in kind or "masked" in kind), X[:1], 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "returned", "eps", "message"),
+    [
+        ("float64", "float32", 2.0**-23, "returns dtype float32 for vectors of float64, which limits the precision"),
+        ("float32", "float64", 2.0**-23, "returns dtype float64 for vectors of float32, which is converted each time"),
+        ("float64", "int64", 2.0**-52, "returns dtype int64 for vectors of float64, which is converted each time"),
+    ],
+)
+def test_another_precision_is_warned_of_once_and_remembered(start, returned, eps, message):
+    operator = aslinearoperator(lambda x: (2 * x).astype(returned), like=X[0].astype(start), batched=True)
+    with pytest.warns(DtypeWarning, match=message) as caught:
+        measure = slq.spectral_measure(operator, num_probes=2, num_steps=3, check=False)
+    assert len(caught) == 1
+    assert measure.eps == eps
 
 
 def test_a_block_product_keeps_the_shape_of_its_input():
@@ -202,7 +220,7 @@ def test_a_block_product_of_one_vector_keeps_its_shape():
     for wrong in (lambda x: x[..., None], lambda x: x[:0], lambda _: None):
         operator = aslinearoperator(wrong, like=X[0], batched=True)
         with pytest.raises((ShapeError, PlacementError), match="the product returned"):
-            products.apply(operator, X[0], like=operator.like)
+            products.Products(operator)(X[0])
 
 
 def test_a_product_stays_in_its_library(xp):
@@ -247,7 +265,7 @@ def test_gradients_are_not_tracked_through_the_recurrence():
     torch = pytest.importorskip("torch")
     parameter = torch.tensor(A, requires_grad=True)
     operator = aslinearoperator(lambda x: parameter @ x, like=torch.zeros(N, dtype=torch.float64))
-    product = products.apply(operator, torch.tensor(X), like=operator.like)
+    product = products.Products(operator)(torch.tensor(X))
     assert not product.requires_grad
     run = slq.lanczos(operator, torch.tensor(X), 5, return_basis=True)
     assert not run.basis.requires_grad
@@ -258,8 +276,11 @@ def test_an_error_inside_the_product_reaches_the_user():
     def fails(x):
         raise RuntimeError("out of memory")
 
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(ProductError, match="the product of step 0 raised RuntimeError: out of memory") as caught:
         slq.lanczos(aslinearoperator(fails, like=X[0]), X, 2)
+    assert isinstance(caught.value, RuntimeError)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert caught.value.partial is None
 
 
 def test_optional_members_replace_the_defaults():
