@@ -37,10 +37,12 @@ def check_size(product: Array, argument: Array, size: int) -> None:
 
 
 def as_dtype(x: Array, dtype: Any) -> Array:
-    """`x` in a floating dtype; for one that is not, such as that of a product in integers, `x` as it is."""
+    """`x` in a floating dtype; as it is if that is none, as of a product in integers, or would lose a part."""
+    if x.dtype == dtype:
+        return x
     xp = namespace(x)
-    floating = x.dtype != dtype and xp.isdtype(dtype, ("real floating", "complex floating"))
-    return xp.astype(x, dtype) if floating else x
+    kinds = ("complex floating",) if is_complex(x) else ("real floating", "complex floating")
+    return xp.astype(x, dtype) if xp.isdtype(dtype, kinds) else x
 
 
 def conj(x: Array) -> Array:

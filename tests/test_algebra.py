@@ -8,7 +8,7 @@ import slq
 from slq import add, aslinearoperator, deflate, generalized, gram, restrict, scale, shift
 from slq._arrays import to_host
 from slq._products import Products
-from slq.errors import DtypeError, PlacementError, RequestError, ShapeError
+from slq.errors import DtypeError, DtypeWarning, PlacementError, RequestError, ShapeError
 from tests.problems import K, N, indefinite, problem, uniform
 
 A = problem(indefinite(N)).matrix
@@ -144,6 +144,44 @@ class Sharded:
 
     def put(self, block):
         return block * 1.0
+
+
+OF_ANY = {
+    "shift": lambda A: shift(A, 1.0),
+    "scale": lambda A: scale(A, 3.0),
+    "add": lambda A: add(A, A),
+    "restrict": lambda A: restrict(A, INDEX),
+    "deflate": lambda A: deflate(A, V),
+    "generalized": lambda A: generalized(A, np.arange(1.0, N + 1)),
+}
+
+
+@pytest.mark.parametrize("kind", OF_ANY)
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_products_of_another_precision_are_taken_in(kind, dtype):
+    whole = np.round(8 * A)
+    odd = aslinearoperator(lambda x: (x @ whole).astype(dtype), like=X[0], batched=True)
+    # products of ones are whole numbers; those of what deflation leaves of them are cut to whole numbers
+    x = np.ones((K, OF_ANY[kind](A).shape[0]))
+    product, exact = (OF_ANY[kind](operand).matvec(x) for operand in (odd, whole))
+    if kind == "deflate" and dtype is np.int64:
+        cut = np.trunc((x @ complement(V).T) @ whole)
+        exact = cut @ complement(V).T
+    np.testing.assert_allclose(product, exact, rtol=1e-5, atol=1e-5)  # single precision, numbers up to 50
+
+
+@pytest.mark.parametrize("kind", OF_ANY)
+def test_complex_products_of_real_vectors_are_refused(kind):
+    operator = OF_ANY[kind](aslinearoperator(lambda x: x + 0j, like=X[0], batched=True))
+    with pytest.raises(DtypeError, match="returned dtype complex128 for an input of float64"):
+        operator.matvec(np.ones((K, operator.shape[0])))
+
+
+@pytest.mark.parametrize("kind", ["scale", "deflate", "generalized"])
+def test_a_narrower_product_is_warned_of(kind):
+    operator = OF_ANY[kind](aslinearoperator(lambda x: (x @ A).astype(np.float32), like=X[0], batched=True))
+    with pytest.warns(DtypeWarning, match="returns dtype float32 for vectors of float64, which limits the precision"):
+        slq.lanczos(operator, X, 2)
 
 
 @pytest.mark.parametrize("make", [lambda A: shift(A, 1.0), lambda A: scale(A, 2.0), lambda A: add(A, A), gram])
