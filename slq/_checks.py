@@ -9,7 +9,7 @@ from slq._arrays import Array, dot, imag, is_complex, largest_entry, namespace, 
 from slq._products import LinearOperator, Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
-__all__ = ["first_product", "judge_steps"]
+__all__ = ["first_product", "judge_steps", "prescale"]
 
 # Measured ‖A − Aᴴ‖/‖A‖ of symmetric operators with n = 10³…10⁶: at most 70 machine epsilons in float64, 10 below.
 # Fifty times that is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where precision can tell.
@@ -60,9 +60,14 @@ def first_product(A: LinearOperator, products: Products, v: Array, check: bool) 
         )
     if pairs and finite.all() and seen[0].any():
         _judge_products(products, unit_rows, seen, A.shape[0])
-    exponent = int(np.frexp(seen[0][finite].max())[1])
-    safe = _SAFE_EXPONENT[bool(xp.finfo(v.dtype).bits > 32)]
-    return w, 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, min(-exponent, 1023)))
+    return w, prescale(seen[0], v)
+
+
+def prescale(sizes: np.ndarray, v: Array) -> float:
+    """The power of two that brings the largest finite one of `sizes` to order one, or 1.0 if it is near enough."""
+    exponent = int(np.frexp(sizes[np.isfinite(sizes)].max(initial=0.0))[1])
+    safe = _SAFE_EXPONENT[bool(namespace(v).finfo(v.dtype).bits > 32)]
+    return 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, min(-exponent, 1023)))
 
 
 def _prints(v: Array) -> list[Array]:

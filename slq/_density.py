@@ -58,7 +58,7 @@ def default_width(rule: tuple[np.ndarray, np.ndarray], shorter: tuple[np.ndarray
     """The smallest width, out of range/8 · 2⁻ʲ, at which a fifth of the steps more or less moves < 1 % of the mass."""
     support = np.ptp(rule[0])
     if support <= 1e-12 * scale:
-        return max(scale, np.finfo(float).tiny) * 1e-3  # a single atom: any width shows it
+        return (scale or 1.0) * 1e-3  # a single atom: any width shows it
     width = support / 8
     for _ in range(10):
         x = adaptive_grid(np.concatenate([rule[0].ravel(), shorter[0].ravel()]), width / 2)

@@ -20,8 +20,8 @@ class Sampling:
     n : int
         Dimension of the probes.
     kind : str
-        ``"sphere"``; ``"fixed"`` for given vectors, whose mean has no sampling error; anything else is judged by the
-        spread of the probes alone.
+        ``"sphere"``; ``"fixed"`` for given vectors, whose mean has no sampling error; ``"dependent"`` for probes whose
+        spread says nothing about it; anything else is judged by the spread of the probes alone.
     is_complex : bool
         Complex probes have half the variance of real ones.
     """
@@ -36,9 +36,12 @@ class Sampling:
         `forms` holds ∫f dμᵢ for each probe i, `variance` that of f over the spectrum, φ(f²) − φ(f)². For sphere probes
         the variance of one form is 2/(n+2) times that, which comes from the same nodes: an error bar from one probe.
         It falls short when the probes missed what matters, so the sample error takes over (with Student's t) where it
-        exceeds the χ² 99 % point of the plug-in. A single probe of another kind has no error: None.
+        exceeds the χ² 99 % point of the plug-in. A single probe of another kind, and dependent ones, have no error
+        bar: None.
         """
         k = forms.shape[0]
+        if self.kind == "dependent":
+            return None, np.inf
         if self.kind == "fixed":
             return np.zeros(forms.shape[1:]), np.inf
         sample = forms.var(axis=0, ddof=1) / k if k > 1 else None
@@ -61,11 +64,13 @@ class Estimate:
     value : float or array
         The estimate.
     stderr : float or array, or None
-        Standard error from the random probes; None if it cannot be known (one probe that is not a sphere probe).
+        Standard error from the random probes; None if it cannot be known (one probe that is not a sphere probe, or
+        probes that depend on each other).
     truncation : float or array
         Estimated quadrature error from the finite number of Lanczos steps: the change against four fifths of the steps.
     rounding : float or array
-        A floor for the error, from the precision of the products.
+        A floor for the error, from the precision of the products; it includes what f makes of eigenvalues that rounding
+        cannot tell from zero.
     dof : float or array
         Degrees of freedom of `stderr` (Student's t); inf for the normal distribution.
     products : int
@@ -75,7 +80,7 @@ class Estimate:
 
     Notes
     -----
-    ``float(e)`` is the value; ``str(e)`` shows value ± standard error.
+    ``float(e)`` is the value; ``str(e)`` shows value ± standard error, or rounding where that is larger.
     """
 
     value: Any
@@ -126,7 +131,10 @@ class Estimate:
     def __str__(self) -> str:
         if np.ndim(self.value):
             return f"{type(self).__name__} of {np.size(self.value)} values"
-        text = f"{self.value:.6g} ± ?" if self.stderr is None else _with_error(self.value, self.stderr)
+        if np.isinf(self.value):  # a logarithm of zero: no error bar could be added
+            return f"{self.value:g}"
+        error = None if self.stderr is None else max(self.stderr, self.rounding)
+        text = f"{self.value:.6g} ± ?" if error is None else _with_error(self.value, error)
         return text if self.converged else f"{text} (quadrature ± {self.truncation:.2g}: more steps)"
 
 

@@ -61,7 +61,8 @@ class _Gram(Derived):
         check_size(between, x, self._inner)
         if between.dtype != x.dtype:
             raise DtypeError(
-                f"the product returned dtype {between.dtype} for an input of {x.dtype}; convert inside the product"
+                f"the first of the two products returned dtype {between.dtype} for an input of {x.dtype}; "
+                "convert it inside the product"
             )
         try:
             return self._second(between)

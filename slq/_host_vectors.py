@@ -25,7 +25,7 @@ _COMPILED = 1 << 17  # numbers from which a compiled loop is worth its loading
 _FEW = 4  # probes below which rows are multiplied one by one: SciPy's block product gains nothing
 
 
-def host_vectors(A: LinearOperator, v: np.ndarray, projecting: bool) -> Vectors:
+def host_vectors(A: LinearOperator | None, v: np.ndarray, projecting: bool) -> Vectors:
     """The fastest vector work for NumPy arrays; `projecting` if there is a basis to remove."""
     fast = compiled() if v.size >= _COMPILED and not is_complex(v) else None
     matrix = A.matrix if isinstance(A, SparseMatrix) else None  # a user's own operator may mean another thing by it

@@ -1,17 +1,22 @@
 """Floor 1: from recurrence coefficients to Gauss quadrature, on the host."""
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
+from scipy.linalg import eigh_tridiagonal, svd
 
 from slq.errors import RequestError
 
-__all__ = ["gauss_rules", "golub_welsch", "run_lengths"]
+__all__ = ["gauss_rules", "golub_welsch", "run_lengths", "singular_rules", "singular_run_lengths"]
 
 
 def run_lengths(beta: np.ndarray) -> np.ndarray:
     """The number of steps of each run: all m, or up to the first zero in `beta`, which marks an invariant subspace."""
     ended = beta == 0
     return np.where(ended.any(axis=-1), ended.argmax(axis=-1) + 1, beta.shape[-1])
+
+
+def singular_run_lengths(alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """The number of steps of each Golub-Kahan run: a zero in `alpha`, a null vector, ends one too."""
+    return run_lengths(np.where(alpha == 0, 0.0, beta))
 
 
 def golub_welsch(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,11 +67,38 @@ def gauss_rules(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.nda
     return nodes, weights, residuals
 
 
+def singular_rules(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes, weights and residuals, each (k, m), of Golub-Kahan runs: A V = U B, Aᴴ U = V Bᴴ + β v eᵀ.
+
+    `alpha` and `beta` hold the diagonals and superdiagonals of the bidiagonal matrices B, the last column of `beta` the
+    norms of the residuals. The nodes are the singular values of B, the weights the squared first components of its
+    right singular vectors, the residuals beta[m-1] times the last components of the left ones: each node is within its
+    residual of a singular value. A zero in `beta` or `alpha` ends a run.
+
+    The QR iteration without shifts keeps small singular values to full relative precision (Demmel and Kahan, Accurate
+    singular values of bidiagonal matrices, SISSC 11, 1990); it is in LAPACK's ``gesvd``, not in ``gesdd``.
+    """
+    nodes, weights, residuals = np.empty_like(alpha), np.zeros_like(alpha), np.zeros_like(alpha)
+    for i, length in enumerate(singular_run_lengths(alpha, beta)):
+        diagonal, above, exponent = _of_order_one(alpha[i, :length], beta[i, : length - 1])
+        left, values, right = svd(np.diag(diagonal) + np.diag(above, 1), lapack_driver="gesvd")
+        nodes[i, :length] = np.ldexp(values[::-1], exponent)
+        nodes[i, length:] = nodes[i, length - 1]
+        weights[i, :length] = right[::-1, 0] ** 2
+        if alpha[i, length - 1] != 0:  # else the last left vector is none of the run's
+            residuals[i, :length] = beta[i, length - 1] * np.abs(left[-1, ::-1])
+    return nodes, weights, residuals
+
+
 def _eigh_tridiagonal(diagonal: np.ndarray, off_diagonal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if not (np.isfinite(diagonal).all() and np.isfinite(off_diagonal).all()):
-        raise RequestError("the recurrence coefficients contain NaN or infinity; the operator's product is not finite")
-    # An exact power of two brings T to order one, so that LAPACK never meets a number near overflow or underflow.
-    largest = max(np.abs(diagonal).max(), np.abs(off_diagonal).max(initial=0.0))
-    exponent = int(np.frexp(largest)[1])
-    nodes, vectors = eigh_tridiagonal(np.ldexp(diagonal, -exponent), np.ldexp(off_diagonal, -exponent))
+    scaled, beside, exponent = _of_order_one(diagonal, off_diagonal)
+    nodes, vectors = eigh_tridiagonal(scaled, beside)
     return np.ldexp(nodes, exponent), vectors
+
+
+def _of_order_one(diagonal: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Both times 2⁻ᵉ, and e: an exact power of two, so that LAPACK never meets a number near overflow or underflow."""
+    if not (np.isfinite(diagonal).all() and np.isfinite(beside).all()):
+        raise RequestError("the recurrence coefficients contain NaN or infinity; the operator's product is not finite")
+    exponent = int(np.frexp(max(np.abs(diagonal).max(), np.abs(beside).max(initial=0.0)))[1])
+    return np.ldexp(diagonal, -exponent), np.ldexp(beside, -exponent), exponent

@@ -14,7 +14,7 @@ from slq._quadrature import run_lengths
 from slq._vectors import device_vectors
 from slq.errors import NonFiniteError, ProductError
 
-__all__ = ["Recurrence", "Tridiagonal"]
+__all__ = ["Recurrence", "Tridiagonal", "breakdown", "length_of"]
 
 # A residual of fewer roundings than this of the norm seen so far is an invariant subspace. Measured where it should be
 # zero (2 to 6 distinct eigenvalues, dense, n up to 2000): up to 640. Missing one does no harm, as the run goes on with
@@ -43,6 +43,11 @@ class Tridiagonal(NamedTuple):
     basis: Array | None = None
 
 
+def breakdown(v: Array) -> float:
+    """How small a residual is zero, relative to the norm seen so far."""
+    return _BREAKDOWN[bool(namespace(v).finfo(v.dtype).bits > 32)] * precision(v)
+
+
 class Recurrence:
     """Runs of one operator from a block of unit vectors.
 
@@ -68,7 +73,7 @@ class Recurrence:
             self._work = host_vectors(A, v, projecting)
         else:
             self._work = device_vectors(A, v)
-        self._rounding = _BREAKDOWN[bool(namespace(v).finfo(v.dtype).bits > 32)] * precision(v)
+        self._rounding = breakdown(v)
         self._columns: dict[str, list[Array]] = {}
 
     def coefficients(
@@ -103,7 +108,7 @@ class Recurrence:
             if self._basis.size:
                 w, squared = self._project(w, squared)
             b_before = b
-            b, factors, norm_seen = _length(squared, a, b_before, norm_seen, self._rounding)
+            b, factors, norm_seen = length_of(squared, a, b_before, norm_seen, self._rounding)
             before, v = v, work.normalise(w, factors)
             self._note(alpha=a, beta=b, imag=a_imag, gap=None if returned is None else xp.abs(returned - b_before))
             if progress is not None:
@@ -184,7 +189,9 @@ class Recurrence:
 
 
 @fused
-def _length(squared: Array, a: Array, b_before: Array, norm_seen: Array, rounding: float) -> tuple[Array, Array, Array]:
+def length_of(
+    squared: Array, a: Array, b_before: Array, norm_seen: Array, rounding: float
+) -> tuple[Array, Array, Array]:
     """β, what makes w the next vector, and the norm seen so far; where w is rounding, the run ends with zeros."""
     xp = namespace(squared)
     b = xp.sqrt(real(squared))

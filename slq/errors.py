@@ -1,6 +1,7 @@
 """Floor 0: every error and warning. Errors derive from `SlqError` and from the builtin that a Python user expects."""
 
 import functools
+import math
 from typing import Any
 
 __all__ = [
@@ -133,7 +134,28 @@ class BackendError(SlqError, ArithmeticError):
 
 
 class NotPositiveDefiniteError(SlqError, ValueError):
-    """A function that needs positive eigenvalues met a Ritz value below zero."""
+    """A function that needs positive eigenvalues met a Ritz value below zero.
+
+    Attributes
+    ----------
+    value : float
+        The smallest Ritz value.
+    weight : float
+        Its weight, between 0 and 1, in the measure of its probe.
+    bound : float
+        Within this distance of it lies an eigenvalue: its residual, up to rounding.
+    """
+
+    def __init__(
+        self, message: str, *, value: float = math.nan, weight: float = math.nan, bound: float = math.nan
+    ) -> None:
+        super().__init__(message)
+        self.value = value
+        self.weight = weight
+        self.bound = bound
+
+    def __reduce__(self) -> tuple:  # see NonFiniteError
+        return functools.partial(type(self), *self.args, value=self.value, weight=self.weight, bound=self.bound), ()
 
 
 class SingularError(NotPositiveDefiniteError):

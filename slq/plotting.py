@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slq._density import adaptive_grid, gaussian_kernel, smooth
+from slq._smoothed import density as smoothed_density
 from slq.errors import MissingPackageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def plot_density(
     exact: np.ndarray | None = None,
     confidence: float = 0.95,
     label: str = "estimate",
+    xscale: str = "linear",
 ) -> Any:
     """Draw the density on a logarithmic axis, with its sampling band and the outliers marked.
 
@@ -40,6 +42,8 @@ def plot_density(
         Level of the band.
     label : str
         Name of the measure in the legend.
+    xscale : str
+        Scale of the eigenvalues: ``"linear"``, ``"log"`` or ``"symlog"``, linear within a width of zero.
 
     Returns
     -------
@@ -49,9 +53,12 @@ def plot_density(
     ------
     MissingPackageError
         If matplotlib is not installed.
+    WidthError
+        As for `SpectralMeasure.density`; its warnings are not repeated here.
     """
     ax = _new_axes() if ax is None else ax
-    density = measure.density(width=width)
+    grid = None if xscale == "linear" else xscale
+    density, _ = smoothed_density(measure, grid, width, gaussian_kernel)
     floor = 0.02 / (measure.n * density.width)  # a twentieth of the height of a single eigenvalue
     x, breaks = _with_gaps(density.x, density.width)
     low, high = (np.insert(np.maximum(y, floor / 10), breaks, np.nan) for y in density.interval(confidence))
@@ -68,6 +75,9 @@ def plot_density(
         _plot_exact(ax, np.asarray(exact), density.width, floor)
     _mark_outliers(ax, measure, density.width)
     ax.set_yscale("log")
+    if xscale != "linear":
+        ax.set_xscale(xscale, **({"linthresh": density.width} if xscale == "symlog" else {}))
+        ax.set_xlim(density.x[0], density.x[-1])
     ax.set_ylim(bottom=floor)
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel(f"density (Gaussian of width {density.width:.3g})")

@@ -8,7 +8,7 @@ import slq
 from slq import add, aslinearoperator, deflate, generalized, gram, restrict, scale, shift
 from slq._arrays import to_host
 from slq._products import Products
-from slq.errors import DtypeError, DtypeWarning, PlacementError, RequestError, ShapeError
+from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError
 from tests.problems import K, N, indefinite, problem, uniform
 
 A = problem(indefinite(N)).matrix
@@ -175,6 +175,23 @@ def test_complex_products_of_real_vectors_are_refused(kind):
     operator = OF_ANY[kind](aslinearoperator(lambda x: x + 0j, like=X[0], batched=True))
     with pytest.raises(DtypeError, match="returned dtype complex128 for an input of float64"):
         operator.matvec(np.ones((K, operator.shape[0])))
+
+
+@pytest.mark.parametrize("kind", OF_ANY)
+def test_an_error_in_an_operand_names_the_step(kind):
+    calls = []
+
+    def fails(x):
+        calls.append(1)
+        if len(calls) > 2:
+            raise RuntimeError("out of memory")
+        return x @ A
+
+    operator = OF_ANY[kind](aslinearoperator(fails, like=X[0], batched=True))
+    starts = RNG.normal(size=(K, operator.shape[0]))
+    step = 1 if kind == "add" else 2  # a sum of two takes two products a step
+    with pytest.raises(ProductError, match=f"the product of step {step} raised RuntimeError: out of memory"):
+        slq.lanczos(operator, starts, 4, check=False)
 
 
 @pytest.mark.parametrize("kind", ["scale", "deflate", "generalized"])

@@ -8,7 +8,7 @@ import pytest
 
 import slq
 from slq import SpectralMeasure
-from slq.errors import RequestError
+from slq.errors import RequestError, SingularError
 from tests.problems import indefinite, measure_of, uniform
 
 ALPHA = np.array([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0]])
@@ -95,6 +95,8 @@ def test_the_shorter_rule_has_four_fifths_of_the_steps(steps, shorter):
         ({"alpha": ALPHA * np.nan}, "alpha and beta must be finite, and beta not negative"),
         ({"beta": BETA + np.inf}, "alpha and beta must be finite, and beta not negative"),
         ({"beta": -BETA}, "alpha and beta must be finite, and beta not negative"),
+        ({"alpha": -ALPHA, "singular": True}, r"alpha of Golub-Kahan runs \(singular=True\) must not be negative"),
+        ({"singular": 1}, "singular expects True or False, got 1"),
     ],
 )
 def test_coefficients_are_checked(fields, message):
@@ -132,3 +134,70 @@ def test_provenance_says_where_coefficients_come_from(xp):
     }
     assert "float32" in measure.provenance["dtype"]
     assert measure.eps == 2.0**-23
+
+
+# Singular values
+
+
+def singular(**fields):
+    """Three Golub-Kahan runs of a 10-column operator: one goes on, one ended in a null vector, one in a zero beta."""
+    alpha = np.array([[1.0, 2.0, 3.0], [4.0, 0.0, 7.0], [5.0, 7.0, 7.0]])
+    beta = np.array([[0.5, 0.25, 0.125], [3.0, 7.0, 7.0], [0.0, 7.0, 7.0]])
+    return SpectralMeasure(**{"alpha": alpha, "beta": beta, "n": 10, "sampler": "sphere", "singular": True} | fields)
+
+
+def test_nodes_of_golub_kahan_runs_are_singular_values():
+    measure = singular()
+    B = np.array([[1.0, 0.5, 0], [0, 2.0, 0.25], [0, 0, 3.0]])
+    np.testing.assert_allclose(measure.nodes, [np.linalg.svd(B)[1][::-1], [0.0, 5.0, 5.0], [5.0] * 3], atol=1e-15)
+    np.testing.assert_allclose(measure.weights[0], np.linalg.svd(B)[2][::-1, 0] ** 2, atol=1e-15)
+    np.testing.assert_allclose(measure.weights[1:], [[0.36, 0.64, 0], [1, 0, 0]], rtol=1e-14)
+    assert measure.exact.tolist() == [False, True, True]
+    assert measure.lengths.tolist() == [3, 2, 1]
+    assert measure.products == 2 * 6
+    assert singular(singular=False).products == 3 + 3 + 1
+    assert singular(singular=False).exact.tolist() == [False, False, True]
+
+
+def test_everything_else_follows():
+    measure = singular()
+    w, t = measure.weights, measure.nodes
+    assert measure.trace().value == pytest.approx(10 * (w * t).sum(axis=1).mean())
+    assert measure.trace(lambda s: s**2).value == pytest.approx(10 * (1 + 16 + 25) / 3)  # ‖A v₁‖² = α₁²
+    # Even powers are polynomials of AᴴA, up to degree 2m − 1 of that; odd ones are not.
+    assert measure.moment(2).truncation == 0
+    assert measure.moment(10).truncation == 0
+    assert measure.moment(12).truncation > 0
+    assert measure.moment(1).truncation > 0
+    density = measure.density(width=0.5)
+    assert np.trapezoid(density.value, density.x) == pytest.approx(1, abs=1e-9)
+    cut = measure.truncate(2)
+    assert cut.singular
+    np.testing.assert_allclose(cut.nodes[0], np.linalg.svd([[1.0, 0.5], [0, 2.0]])[1][::-1], rtol=1e-14)
+    assert measure.count(high=0.0).value == pytest.approx(10 * 0.36 / 3)
+    again = pickle.loads(pickle.dumps(measure))
+    assert again.singular
+    text = measure.summary()
+    assert text.startswith("Singular value measure of an operator of dimension 10")
+    assert "support of the singular values: [0, 5]" in text
+    assert "sum of the singular values" in text
+    assert "below zero" not in text
+
+
+def test_null_vectors_make_a_singular_log_determinant():
+    with pytest.raises(SingularError, match="logdet met the Ritz value 0 "):
+        singular().logdet()
+    assert singular().logdet(allow_singular=True).value == -np.inf
+
+
+def test_unions_do_not_mix_singular_values_and_eigenvalues():
+    with pytest.raises(RequestError, match=r"different values of singular: \[False, True\]; they measure different"):
+        singular() | singular(singular=False, seeds=(1, 1, 1))
+    assert (singular() | singular(seeds=(1, 1, 1))).singular
+
+
+def test_files_keep_the_kind(tmp_path):
+    singular().save(tmp_path / "measure.npz")
+    again = SpectralMeasure.load(tmp_path / "measure.npz")
+    assert again.singular
+    np.testing.assert_array_equal(again.nodes, singular().nodes)

@@ -33,7 +33,11 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 def make(kind):
     """An instance of an error class."""
-    return kind("message", probes=[2], step=7) if kind is errors.NonFiniteError else kind("message")
+    if kind is errors.NonFiniteError:
+        return kind("message", probes=[2], step=7)
+    if issubclass(kind, errors.NotPositiveDefiniteError):
+        return kind("message", value=-2.0, weight=0.5, bound=0.25)
+    return kind("message")
 
 
 def test_every_error_is_public_and_documented():
@@ -62,6 +66,11 @@ def test_kinds_of_one_cause_share_a_class():
 def test_a_non_finite_error_says_which_probes_and_step():
     error = make(errors.NonFiniteError)
     assert (str(error), error.probes, error.step) == ("message", [2], 7)
+
+
+def test_an_error_about_definiteness_says_which_ritz_value():
+    error = make(errors.SingularError)
+    assert (str(error), error.value, error.weight, error.bound) == ("message", -2.0, 0.5, 0.25)
 
 
 # Errors cross process boundaries pickled (multiprocessing, joblib); one that cannot be unpickled hangs the pool.

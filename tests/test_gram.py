@@ -175,7 +175,7 @@ def test_an_adjoint_that_is_found_missing_is_named():
     [
         (lambda x: x, ShapeError, r"returned shape \(7,\) for an input of shape \(7,\); expected \(11,\)"),
         (lambda _: None, PlacementError, "returned NoneType"),
-        (lambda x: (A @ x).astype(np.float32), DtypeError, "returned dtype float32"),
+        (lambda x: (A @ x).astype(np.float32), DtypeError, "products returned dtype float32"),
     ],
 )
 def test_what_comes_between_is_checked(matvec, error, message):

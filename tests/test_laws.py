@@ -233,6 +233,7 @@ CLOSED = {  # eigenvalues, the most steps that a run may take
 }
 
 
+@pytest.mark.filterwarnings("ignore::slq.errors.HeavyTailWarning")  # rank one
 @pytest.mark.parametrize("kind", CLOSED)
 def test_runs_end_in_an_invariant_subspace_and_are_exact(xp, kind):
     eigenvalues, most = CLOSED[kind]

@@ -10,6 +10,7 @@ import slq
 from slq.__main__ import main
 
 
+@pytest.mark.filterwarnings("ignore::slq.errors.HeavyTailWarning")  # one probe
 def test_demo_prints_a_summary_and_keeps_quiet_without_a_terminal(tmp_path, capsys):
     assert main(["demo", "--probes", "1", "--steps", "12", "--seed", "3", "-o", str(tmp_path / "d")]) == 0
     captured = capsys.readouterr()

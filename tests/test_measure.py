@@ -5,11 +5,12 @@ import pytest
 
 import slq
 from slq import SpectralMeasure
-from slq.errors import NotPositiveDefiniteError, RequestError, SingularError
+from slq.errors import HeavyTailWarning, NotPositiveDefiniteError, RequestError, SingularError
 from tests.problems import indefinite, measure_of, problem, uniform
 
 A = problem(uniform(24)).matrix
 MEASURE = measure_of(uniform(24), num_steps=9)
+MEASURE_BELOW_ZERO = measure_of(indefinite(24), num_steps=9)
 FIXED = slq.spectral_measure(A, probes=np.eye(24)[:2], num_steps=9)
 
 
@@ -20,19 +21,30 @@ def test_the_log_determinant_is_the_trace_of_the_logarithm():
 
 
 def test_a_negative_ritz_value_has_no_logarithm():
-    with pytest.raises(NotPositiveDefiniteError, match=r"a Ritz value is -0\.\d+; add a shift, or use trace\(lambda"):
-        measure_of(indefinite(24), num_steps=9).logdet()
+    with pytest.raises(
+        NotPositiveDefiniteError, match=r"a Ritz value is -0\.\d+ \(weight .*; add a shift, or use trace\(la"
+    ) as e:
+        MEASURE_BELOW_ZERO.logdet()
+    # The attributes: the smallest Ritz value, its weight, and how near an eigenvalue is.
+    at = np.unravel_index(MEASURE_BELOW_ZERO.nodes.argmin(), MEASURE_BELOW_ZERO.nodes.shape)
+    assert e.value.value == MEASURE_BELOW_ZERO.support[0]
+    assert e.value.weight == MEASURE_BELOW_ZERO.weights[at]
+    assert e.value.bound == MEASURE_BELOW_ZERO.residuals[at] > 0
+    assert np.abs(indefinite(24) - e.value.value).min() <= e.value.bound
 
 
 @pytest.mark.parametrize("eigenvalues", [np.append(uniform(23), 0.0), np.zeros(24), np.append(uniform(23), 1e-16)])
 def test_a_ritz_value_at_rounding_level_has_no_logarithm(eigenvalues):
-    with pytest.raises(SingularError, match=r"logdet met the Ritz value \S+, which rounding \(\S+ for this precision"):
+    with pytest.raises(
+        SingularError, match=r"logdet met the Ritz value \S+ \(weight .*\), which rounding \(\S+ for this"
+    ):
         measure_of(eigenvalues).logdet()
 
 
 def test_what_is_rounding_depends_on_the_precision_of_the_products():
     exact = problem(np.append(uniform(23), 1e-6))
-    assert np.isfinite(slq.logdet(exact.matrix, num_steps=24).value)
+    with pytest.warns(HeavyTailWarning):  # almost all of the logarithm's variance is in one eigenvalue
+        assert np.isfinite(slq.logdet(exact.matrix, num_steps=24).value)
     with pytest.raises(NotPositiveDefiniteError):  # Singular, or negative: float32 cannot tell
         slq.logdet(exact.matrix.astype(np.float32), num_steps=24)
 

@@ -90,6 +90,7 @@ def test_vectors_have_the_same_coordinates():
     assert all(np.array_equal(t.numpy(), leaf) for t, leaf in zip(tensors, leaves, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore::slq.errors.HeavyTailWarning")  # few probes
 def test_measures_answer_alike():
     """Equal seeds are equal probes, so nothing but rounding remains."""
     measures = [slq.spectral_measure(op, num_probes=4, num_steps=16, rng=7) for op in make_pair("mean")]

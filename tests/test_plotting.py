@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import slq
-from slq.errors import MissingPackageError
+from slq.errors import MissingPackageError, WidthError
 from slq.plotting import save_figure
 
 
@@ -68,3 +68,22 @@ def test_missing_matplotlib_names_the_extra(spiked, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingPackageError, match=r"slq\[plot\]"):
         spiked[1].plot()
+
+
+def test_eigenvalues_may_be_drawn_on_a_logarithmic_scale(spiked):
+    ax = spiked[1].plot(width=0.05, xscale="symlog")
+    assert ax.get_xscale() == "symlog"
+    assert ax.get_xlim()[0] < 0
+    x = np.linspace(1.0, 2.0, 100)
+    positive = slq.spectral_measure(np.diag(x), num_probes=6, num_steps=60).plot(width=0.05, xscale="log")
+    assert positive.get_xscale() == "log"
+    assert 0 < positive.get_xlim()[0] < 1
+    with pytest.raises(WidthError, match="a log grid cannot hold"):
+        slq.spectral_measure(np.diag(x - 1.5), num_probes=2, num_steps=60).plot(width=0.05, xscale="log")
+    with pytest.raises(WidthError, match="one of the names"):
+        spiked[1].plot(xscale="cubic")
+
+
+def test_a_picture_does_not_warn(spiked):
+    spiked[1].plot(width=1e-4)
+    spiked[1].plot(width=100.0)
