@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from slq._arrays import Array, device_of, is_array, library_name, namespace, to_host
+from slq._multiply import multiply
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator, apply
+from slq._products import LinearOperator
 from slq._wrappers import Wrapper
 from slq.errors import DtypeError, PlacementError, RequestError, ShapeError
 
@@ -35,7 +36,7 @@ class _Shift(Derived):
 
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x."""
-        return apply(self._operand, x) + self._sigma * x
+        return multiply(self._operand, x) + self._sigma * x
 
 
 class _Scale(Derived):
@@ -47,7 +48,7 @@ class _Scale(Derived):
 
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x."""
-        return self._factor * apply(self._operand, x)
+        return self._factor * multiply(self._operand, x)
 
 
 class _Add(Derived):
@@ -60,11 +61,11 @@ class _Add(Derived):
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x."""
         first, *rest = self._operands
-        total = apply(first, x)
+        total = multiply(first, x)
         if rest:
             total = namespace(x).asarray(total, copy=True)  # the next operand may return the same buffer
         for A in rest:
-            total = total + apply(A, x)
+            total = total + multiply(A, x)
         return total
 
 

@@ -13,15 +13,15 @@ from slq._arrays import (
     is_complex,
     is_sparse,
     library_name,
-    namespace,
     precision,
     promote_inexact,
     recurrence_like,
     to_host,
 )
 from slq._inner_products import Dense, Diagonal, PositiveDefinite, Sparse
+from slq._multiply import as_dtype, multiply
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator, apply, put
+from slq._products import LinearOperator, put
 from slq._wrappers import Wrapper
 from slq.errors import DtypeError, OperatorError, PlacementError, RequestError, ShapeError
 
@@ -39,10 +39,8 @@ class _Generalized(Wrapper):
 
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x by A, then by B⁻¹."""
-        xp = namespace(x)
-        wide = x if x.dtype == self._wide else xp.astype(x, self._wide)
-        product = self._metric.solve(apply(self._operand, wide))
-        return product if product.dtype == x.dtype else xp.astype(product, x.dtype)
+        product = multiply(self._operand, x)
+        return as_dtype(self._metric.solve(as_dtype(product, self._wide)), product.dtype)
 
     def vecdot(self, x: Array, y: Array) -> Array:
         """The inner product xᴴBy of rows."""

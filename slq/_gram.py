@@ -6,9 +6,10 @@ import numpy as np
 
 from slq._algebra import Derived
 from slq._arrays import Array, empty_like, is_array, promote_inexact
+from slq._multiply import check_size
 from slq._operators import wrap
 from slq._products import LinearOperator, describe
-from slq._wrappers import Function, check_size
+from slq._wrappers import Function
 from slq.errors import DtypeError, OperatorError, RequestError, ShapeError
 
 __all__ = ["Rectangular", "gram", "rectangular"]

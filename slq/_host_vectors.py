@@ -16,6 +16,7 @@ from scipy.linalg.blas import get_blas_funcs
 from slq._arrays import is_complex
 from slq._products import LinearOperator, Products
 from slq._vectors import Vectors
+from slq._wrappers import SparseMatrix
 
 __all__ = ["compiled", "host_vectors"]
 
@@ -27,7 +28,7 @@ _FEW = 4  # probes below which rows are multiplied one by one: SciPy's block pro
 def host_vectors(A: LinearOperator | None, v: np.ndarray, projecting: bool) -> Vectors:
     """The fastest vector work for NumPy arrays; `projecting` if there is a basis to remove."""
     fast = compiled() if v.size >= _COMPILED and not is_complex(v) else None
-    matrix = getattr(A, "matrix", None)
+    matrix = A.matrix if isinstance(A, SparseMatrix) else None  # a user's own operator may mean another thing by it
     if (
         isinstance(matrix, scipy.sparse.csr_array | scipy.sparse.csr_matrix)
         and matrix.dtype == v.dtype

@@ -22,7 +22,7 @@ from slq._arrays import (
 )
 from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError, SlqError
 
-__all__ = ["LinearOperator", "Products", "apply", "check_product", "complexified", "describe", "inner", "put"]
+__all__ = ["LinearOperator", "Products", "check_product", "complexified", "describe", "inner", "put"]
 
 
 @runtime_checkable
@@ -116,11 +116,6 @@ class Products:
                 stacklevel=3,
             )
         return xp.astype(product, argument.dtype)
-
-
-def apply(A: LinearOperator, x: Array) -> Array:
-    """One product of `A` with each row of `x`, checked; in the dtype of `x`, which may be wider than the operator's."""
-    return Products(A)(x)
 
 
 def _is_like(product: Array, argument: Array) -> bool:

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
 from slq._arrays import Array, from_host, is_complex, recurrence_like, to_host
-from slq._products import LinearOperator, apply, put
+from slq._multiply import as_dtype, multiply
+from slq._products import LinearOperator, put
 from slq.errors import RequestError
 
 __all__ = ["scipy_operator"]
@@ -29,7 +30,11 @@ def scipy_operator(A: LinearOperator) -> ScipyOperator:
 
     def on_host(matvec: Callable[[Array], Array]) -> Callable[[np.ndarray], np.ndarray]:
         operator: Any = SimpleNamespace(shape=A.shape, like=A.like, matvec=matvec)
-        product = lambda rows: to_host(apply(operator, place(rows)))  # noqa: E731
+        dtype = to_host(like).dtype
+
+        def product(rows: np.ndarray) -> np.ndarray:
+            return to_host(as_dtype(multiply(operator, place(rows)), like.dtype)).astype(dtype, copy=False)
+
         return lambda x: _by_columns(product, np.asarray(x), is_complex(like))
 
     members = {"matvec": on_host(A.matvec), "matmat": on_host(A.matvec)}

@@ -20,9 +20,10 @@ from slq._arrays import (
     recurrence_like,
     to_host,
 )
+from slq._multiply import as_dtype, conj, multiply
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator, apply, describe, put
-from slq._wrappers import Wrapper, conj
+from slq._products import LinearOperator, describe, put
+from slq._wrappers import Wrapper
 from slq.errors import RequestError, ShapeError
 
 __all__ = ["deflate", "restrict"]
@@ -49,7 +50,7 @@ class _Restriction(Wrapper):
 
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x."""
-        return self._gather(apply(self._operand, self._scatter(x)))
+        return self._gather(multiply(self._operand, self._scatter(x)))
 
     def _put(self, block: np.ndarray) -> Array:
         whole = np.zeros((block.shape[0], int(self._operand.shape[0])), dtype=block.dtype)
@@ -121,10 +122,8 @@ class _Deflation(Derived):
 
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x."""
-        xp = namespace(x)
-        wide = x if x.dtype == self._basis.dtype else xp.astype(x, self._basis.dtype)
-        product = self._project(apply(self._operand, self._project(wide)))
-        return product if product.dtype == x.dtype else xp.astype(product, x.dtype)
+        product = multiply(self._operand, self._project(as_dtype(x, self._basis.dtype)))
+        return as_dtype(self._project(as_dtype(product, self._basis.dtype)), product.dtype)
 
     def _project(self, x: Array) -> Array:
         if self._vecdot is None:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-from slq._arrays import Array, empty_like, fused, is_array, is_complex, library_name, namespace
-from slq._products import check_product
+from slq._arrays import Array, empty_like, fused, is_array, library_name, namespace
+from slq._multiply import check_size, conj
 from slq._scipy import scipy_operator
-from slq.errors import ShapeError
 
-__all__ = ["Columns", "Function", "Matrix", "SparseMatrix", "Wrapper", "check_size", "conj", "transposed"]
+__all__ = ["Columns", "Function", "Matrix", "SparseMatrix", "Wrapper", "transposed"]
 
 Product = Callable[[Array], Array]
 
@@ -125,25 +124,6 @@ def transposed(make: Callable[[], Any]) -> Product:
     """
     made = functools.cache(make)
     return lambda y: conj(made() @ conj(y))
-
-
-def conj(x: Array) -> Array:
-    """The complex conjugate; `x` itself if it is real."""
-    return namespace(x).conj(x) if is_array(x) and is_complex(x) else x
-
-
-def check_size(product: Array, argument: Array, size: int) -> None:
-    """Raise unless `product` is like `argument` in all but the length of its rows, which is `size`."""
-    if size == argument.shape[-1] or not is_array(product):
-        check_product(product, argument)
-        return
-    expected = (*argument.shape[:-1], size)
-    if tuple(product.shape) != tuple(expected):
-        raise ShapeError(
-            f"the product returned shape {tuple(product.shape)} for an input of shape {tuple(argument.shape)}; "
-            f"expected {tuple(expected)}"
-        )
-    check_product(product[..., :0], argument[..., :0])  # of one shape: library, dtype and device remain
 
 
 def _by_columns(multiply: Product, x: Array) -> Array:

@@ -7,8 +7,8 @@ import scipy.sparse
 import slq
 from slq import add, aslinearoperator, deflate, generalized, gram, restrict, scale, shift
 from slq._arrays import to_host
-from slq._products import apply
-from slq.errors import DtypeError, PlacementError, RequestError, ShapeError
+from slq._products import Products
+from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError
 from tests.problems import K, N, indefinite, problem, uniform
 
 A = problem(indefinite(N)).matrix
@@ -58,7 +58,7 @@ def check(operator, dense, xp):
     assert tuple(operator.shape) == dense.shape
     block = (Z if np.iscomplexobj(dense) else X)[:, :m]
     for x in (block, block[0]):
-        product = apply(operator, xp.asarray(x))
+        product = Products(operator)(xp.asarray(x))
         np.testing.assert_allclose(to_host(product), x @ dense.T, **CLOSE)
 
 
@@ -102,7 +102,7 @@ def test_half_precision_is_projected_in_single():
     x = torch.tensor(X, dtype=torch.float32)
     P = complement(torch.tensor(V, dtype=torch.bfloat16).double().numpy().astype(float))
     expected = X @ P @ half.double().numpy() @ P
-    product = apply(operator, x)
+    product = Products(operator)(x)
     assert operator.like.dtype == torch.bfloat16
     assert product.dtype == torch.float32
     # x, P x and the product are each rounded to bfloat16 (eps 2^-8), entries up to 4: measured 0.007
@@ -144,6 +144,61 @@ class Sharded:
 
     def put(self, block):
         return block * 1.0
+
+
+OF_ANY = {
+    "shift": lambda A: shift(A, 1.0),
+    "scale": lambda A: scale(A, 3.0),
+    "add": lambda A: add(A, A),
+    "restrict": lambda A: restrict(A, INDEX),
+    "deflate": lambda A: deflate(A, V),
+    "generalized": lambda A: generalized(A, np.arange(1.0, N + 1)),
+}
+
+
+@pytest.mark.parametrize("kind", OF_ANY)
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_products_of_another_precision_are_taken_in(kind, dtype):
+    whole = np.round(8 * A)
+    odd = aslinearoperator(lambda x: (x @ whole).astype(dtype), like=X[0], batched=True)
+    # products of ones are whole numbers; those of what deflation leaves of them are cut to whole numbers
+    x = np.ones((K, OF_ANY[kind](A).shape[0]))
+    product, exact = (OF_ANY[kind](operand).matvec(x) for operand in (odd, whole))
+    if kind == "deflate" and dtype is np.int64:
+        cut = np.trunc((x @ complement(V).T) @ whole)
+        exact = cut @ complement(V).T
+    np.testing.assert_allclose(product, exact, rtol=1e-5, atol=1e-5)  # single precision, numbers up to 50
+
+
+@pytest.mark.parametrize("kind", OF_ANY)
+def test_complex_products_of_real_vectors_are_refused(kind):
+    operator = OF_ANY[kind](aslinearoperator(lambda x: x + 0j, like=X[0], batched=True))
+    with pytest.raises(DtypeError, match="returned dtype complex128 for an input of float64"):
+        operator.matvec(np.ones((K, operator.shape[0])))
+
+
+@pytest.mark.parametrize("kind", OF_ANY)
+def test_an_error_in_an_operand_names_the_step(kind):
+    calls = []
+
+    def fails(x):
+        calls.append(1)
+        if len(calls) > 2:
+            raise RuntimeError("out of memory")
+        return x @ A
+
+    operator = OF_ANY[kind](aslinearoperator(fails, like=X[0], batched=True))
+    starts = RNG.normal(size=(K, operator.shape[0]))
+    step = 1 if kind == "add" else 2  # a sum of two takes two products a step
+    with pytest.raises(ProductError, match=f"the product of step {step} raised RuntimeError: out of memory"):
+        slq.lanczos(operator, starts, 4, check=False)
+
+
+@pytest.mark.parametrize("kind", ["scale", "deflate", "generalized"])
+def test_a_narrower_product_is_warned_of(kind):
+    operator = OF_ANY[kind](aslinearoperator(lambda x: (x @ A).astype(np.float32), like=X[0], batched=True))
+    with pytest.warns(DtypeWarning, match="returns dtype float32 for vectors of float64, which limits the precision"):
+        slq.lanczos(operator, X, 2)
 
 
 @pytest.mark.parametrize("make", [lambda A: shift(A, 1.0), lambda A: scale(A, 2.0), lambda A: add(A, A), gram])

@@ -13,7 +13,7 @@ import scipy.sparse
 import slq
 from slq import aslinearoperator, gram, to_scipy
 from slq._arrays import from_host, to_host
-from slq._products import apply
+from slq._products import Products
 from slq._wrappers import SparseMatrix
 from slq.errors import DtypeWarning, OperatorError, ShapeError
 from tests.conftest import load
@@ -31,7 +31,7 @@ def check(operator, dense):
     """A block product and a single one; then, made rectangular by the caller or not, AᴴA."""
     x = (Z if np.iscomplexobj(dense) else X)[:, : dense.shape[1]]
     for rows in (x, x[0]):
-        product = apply(operator, from_host(rows, operator.like))
+        product = Products(operator)(from_host(rows, operator.like))
         np.testing.assert_allclose(to_host(product), rows @ dense.T, **CLOSE)
 
 

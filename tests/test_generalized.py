@@ -8,7 +8,7 @@ import scipy.sparse
 import slq
 from slq import deflate, generalized, shift
 from slq._arrays import recurrence_like, to_host
-from slq._products import apply
+from slq._products import Products
 from slq.errors import (
     DtypeError,
     NotPositiveDefiniteError,
@@ -59,7 +59,7 @@ def on(xp, B):
 def check_members(operator, A, B, xp):
     """Product, inner product and placing, against dense matrices."""
     x, y = (part.astype(A.dtype) for part in ((Z, Z[::-1]) if np.iscomplexobj(A) else (X, X[::-1])))
-    product = apply(operator, xp.asarray(x))
+    product = Products(operator)(xp.asarray(x))
     np.testing.assert_allclose(to_host(product), np.linalg.solve(B, A @ x.T).T, **CLOSE)
     np.testing.assert_allclose(
         to_host(operator.vecdot(xp.asarray(x), xp.asarray(y))), np.sum(x.conj() * (y @ B.T), axis=-1), **CLOSE
@@ -130,7 +130,7 @@ def test_a_generalised_problem_can_be_shifted_and_deflated(xp):
     values, vectors = scipy.linalg.eigh(A, B)
     operator = generalized(xp.asarray(A), xp.asarray(B))
     rest = deflate(operator, xp.asarray(vectors.T[-4:].copy()))
-    product = to_host(apply(rest, xp.asarray(Z)))
+    product = to_host(Products(rest)(xp.asarray(Z)))
     kept = vectors[:, :-4]
     np.testing.assert_allclose(product, Z @ (kept * values[:-4] @ kept.conj().T @ B).T, **CLOSE)
     measure = slq.spectral_measure(shift(rest, 50.0), num_probes=1, num_steps=N)
@@ -153,7 +153,7 @@ def test_half_precision_is_solved_in_single():
     half = torch.tensor(A, dtype=torch.bfloat16)
     operator = generalized(half, torch.tensor(D, dtype=torch.float32))
     assert operator.put(X).dtype == recurrence_like(operator.like).dtype == torch.float32
-    product = apply(operator, torch.tensor(X, dtype=torch.float32))
+    product = Products(operator)(torch.tensor(X, dtype=torch.float32))
     # x, A x and the quotient are each rounded to bfloat16, eps 2^-8, where entries reach 30; measured 0.06
     np.testing.assert_allclose(product.numpy(), X @ half.double().numpy() / D, atol=0.2)
 

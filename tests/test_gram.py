@@ -9,7 +9,7 @@ import slq
 from slq import aslinearoperator, generalized, gram
 from slq._arrays import to_host
 from slq._gram import rectangular
-from slq._products import apply
+from slq._products import Products
 from slq.errors import DtypeError, OperatorError, PlacementError, RequestError, ShapeError
 from tests.problems import K
 
@@ -63,7 +63,7 @@ def test_gram_of_every_kind(kind, matrix):
     x = RNG.normal(size=(K, matrix.shape[1])).astype(matrix.dtype)
     for rows in (x, x[0]):
         expected = rows @ (matrix.conj().T @ matrix).T
-        np.testing.assert_allclose(apply(operator, rows), expected, **CLOSE)
+        np.testing.assert_allclose(Products(operator)(rows), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("matrix", [A, C])
@@ -74,7 +74,7 @@ def test_both_sides_on_every_library(xp, matrix):
         x = x.astype(matrix.dtype)
         for operator in (gram(M, left=left), gram(functions, left=left, shape=(P, N), like=M)):
             assert tuple(operator.shape) == dense.shape
-            product = apply(operator, xp.asarray(x))
+            product = Products(operator)(xp.asarray(x))
             np.testing.assert_allclose(to_host(product), x @ dense.T, **CLOSE)
 
 

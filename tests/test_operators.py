@@ -77,6 +77,15 @@ def test_a_memory_mapped_matrix_is_a_matrix(tmp_path):
     mapped._mmap.close()
 
 
+def test_a_members_name_does_not_make_an_operator_a_matrix():
+    class Other(Minimal):
+        matrix = scipy.sparse.csr_array(np.eye(N))
+
+    starts = np.random.default_rng(1).normal(size=(8, N))  # enough that a CSR matrix has a product of its own
+    run = slq.lanczos(Other(), starts, 4, reorthogonalize=False)
+    np.testing.assert_allclose(run.alpha, slq.lanczos(A, starts, 4, reorthogonalize=False).alpha, rtol=1e-12)
+
+
 def test_an_operator_is_returned_unchanged():
     operator = Minimal()
     assert aslinearoperator(operator) is operator

@@ -13,7 +13,7 @@ import pytest
 import slq
 from slq import aslinearoperator, gram, to_scipy
 from slq._arrays import to_host
-from slq._products import apply
+from slq._products import Products
 from slq.errors import DtypeWarning, OperatorError, ShapeError
 from tests.problems import K, N, indefinite, problem
 
@@ -47,7 +47,7 @@ def check(operator, dense, like):
     assert operator.like.dtype == like.dtype
     for rows in (x, x[0]):
         placed = type_of(like, rows)
-        np.testing.assert_allclose(to_host(apply(operator, placed)), rows @ dense.T, **CLOSE)
+        np.testing.assert_allclose(to_host(Products(operator)(placed)), rows @ dense.T, **CLOSE)
     measure = slq.spectral_measure(operator, num_probes=1, num_steps=4)
     exact = slq.spectral_measure(dense, num_probes=1, num_steps=4)
     np.testing.assert_allclose(measure.nodes, exact.nodes, **CLOSE)
@@ -56,7 +56,7 @@ def check(operator, dense, like):
 
 def check_gram(operator, dense, like):
     x = Z[:, : dense.shape[1]] if np.iscomplexobj(dense) else X[:, : dense.shape[1]]
-    product = to_host(apply(operator, type_of(like, x)))
+    product = to_host(Products(operator)(type_of(like, x)))
     np.testing.assert_allclose(product, x @ (dense.conj().T @ dense).T, **CLOSE)
 
 
@@ -178,7 +178,7 @@ def test_curvlinops(torch):
     operator = curvlinops.HessianLinearOperator(model, loss, list(model.parameters()), data)
     wrapped = aslinearoperator(operator)
     assert wrapped.like.dtype == torch.float64
-    product = apply(wrapped, torch.tensor(X[:, :5]))
+    product = Products(wrapped)(torch.tensor(X[:, :5]))
     np.testing.assert_allclose(product.numpy(), X[:, :5] @ hessian, **CLOSE)
     examples = load("curvlinops.examples")
     like = torch.empty(0, dtype=torch.float64)
@@ -195,5 +195,5 @@ def test_hessian_eigenthings(torch):
     model, loss, data, hessian = linear_regression(torch)
     operator = eigenthings.HessianOperator(model, data, lambda model, batch: loss(model(batch[0]), batch[1]))
     wrapped = aslinearoperator(operator)
-    product = apply(wrapped, torch.tensor(X[:, :5]))
+    product = Products(wrapped)(torch.tensor(X[:, :5]))
     np.testing.assert_allclose(product.numpy(), X[:, :5] @ hessian, **CLOSE)
