@@ -61,8 +61,8 @@ def golub_kahan(
     Parameters
     ----------
     A : (p, n) operator
-        With an adjoint; anything that `gram` takes, but functions: make them ``matvec`` and ``rmatvec`` of an object with
-        ``shape`` and ``like``.
+        With an adjoint; anything that `gram` takes, but functions: make them ``matvec`` and ``rmatvec`` of an object
+        with ``shape`` and ``like``.
     V : (k, n) or (n,) array
         Start vectors, one per row, of any length but zero.
     num_steps : int
@@ -164,6 +164,7 @@ def bidiagonalize(
                 u = subtract_rows(left.multiply(v, j), b, u)
             u, squared = left.close(u)
             a, factors, norm_seen = length_of(squared, b, xp.zeros_like(b), norm_seen, rounding)
+            alphas.append(a + 0 * squared)  # what is not finite ends a run like a zero, but must be seen
             u = scale_rows(u, factors)
             left.keep(u)
             right.keep(v)
@@ -172,9 +173,8 @@ def bidiagonalize(
                 gap = xp.abs(dot(y, v) - a)
             v, squared = right.close(subtract_rows(y, a, v))
             b, factors, norm_seen = length_of(squared, a, xp.zeros_like(a), norm_seen, rounding)
+            betas.append(b + 0 * squared)
             v = scale_rows(v, factors)
-            alphas.append(a)
-            betas.append(b)
             if progress is not None:
                 progress(j + 1, num_steps)
         rows = to_host(xp.stack([*alphas, *betas, gap])).astype(np.float64)

@@ -82,8 +82,9 @@ class Products:
             raise
         except Exception as error:
             failed = ProductError(
-                f"the product of step {self.step} raised {type(error).__name__}: {error}; "
-                "what was computed before is kept in `.partial` of this error"
+                f"the product of step {self.step} raised {type(error).__name__} for a block of shape "
+                f"{tuple(argument.shape)}, each row a vector: {error}; correct the product, or let aslinearoperator "
+                "wrap a function of one vector; what was computed before is kept in `.partial` of this error"
             )
             failed.step = self.step
             raise failed from error

@@ -50,7 +50,7 @@ def reservations(measure: Coefficients, centred: np.ndarray, estimate: Estimate,
         )
     if estimate.stderr is None:
         return said
-    if estimate.truncation > max(_DOMINANT * sampling, estimate.rounding):
+    if estimate.truncation > max(_DOMINANT * sampling, 10 * estimate.rounding):
         said.append(
             QuadratureWarning(
                 f"the quadrature error, about {estimate.truncation:.2g}, exceeds the sampling error "
@@ -58,7 +58,8 @@ def reservations(measure: Coefficients, centred: np.ndarray, estimate: Estimate,
                 "still; use more steps rather than more probes"
             )
         )
-    few = measure.num_probes * effective_rank(measure, centred) if sampling > estimate.rounding else np.inf
+    seen = sampling > 10 * estimate.rounding  # else the spread is that of rounding
+    few = measure.num_probes * effective_rank(measure, centred) if seen else np.inf
     if few < _FEW:
         said.append(
             HeavyTailWarning(

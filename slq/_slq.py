@@ -167,8 +167,8 @@ def singular_measure(
     Parameters
     ----------
     A : (p, n) operator
-        With an adjoint; anything that `gram` takes, but functions: make them ``matvec`` and ``rmatvec`` of an object with
-        ``shape`` and ``like``.
+        With an adjoint; anything that `gram` takes, but functions: make them ``matvec`` and ``rmatvec`` of an object
+        with ``shape`` and ``like``.
     num_probes, num_steps, rng, probes, first_probe, batch_size, progress
         See `spectral_measure`. A step is a product with A and one with its adjoint; probes have n entries.
     reorthogonalize : bool or int
@@ -209,7 +209,7 @@ def singular_measure(
     [1.0, 2.0]
     """
     A = rectangular(A)
-    least = min(A.shape)
+    least = min(A.shape[1], A.shape[0] + 1)  # distinct values, with zero where A has fewer rows than columns
     num_steps, asked = _clipped(count("num_steps", num_steps), least, reorthogonalize), num_steps
     source = source_of(probes, num_probes, rng, first_probe)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
@@ -226,7 +226,7 @@ def singular_measure(
     measure = batches.measure()
     if asked > num_steps and measure.lengths.max() == num_steps:
         warnings.warn(
-            f"num_steps={asked} exceeds the smaller dimension: {num_steps} steps are exact for every probe",
+            f"num_steps={asked} exceeds the dimension: {num_steps} steps are exact for every probe",
             ClippedStepsWarning,
             stacklevel=2,
         )

@@ -124,7 +124,7 @@ def test_the_local_part_of_a_vector_is_what_counts(monkeypatch):
             return (x * y).sum(axis=-1)
 
     needed = []
-    monkeypatch.setattr(slq._slq, "require", lambda *a: needed.append(a[1]) or _stop())
+    monkeypatch.setattr(slq._batches, "require", lambda *a: needed.append(a[1]) or _stop())
     for index in (slice(0, 1000), np.arange(1000)):
         Local.index = index
         with pytest.raises(RequestError, match="stopped"):

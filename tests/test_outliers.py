@@ -11,6 +11,7 @@ def spiked(n=300):
 
 
 @pytest.mark.parametrize("reorthogonalize", [True, False])
+@pytest.mark.filterwarnings("ignore::slq.errors.GhostWarning")  # they are wanted here
 def test_both_ends_are_found_once(reorthogonalize):
     # without reorthogonalisation the converged ones come in copies, which must be counted once
     m = slq.spectral_measure(np.diag(spiked()), num_probes=4, num_steps=60, reorthogonalize=reorthogonalize)

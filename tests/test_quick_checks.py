@@ -13,6 +13,7 @@ from slq._checks import rounding, suspect
 from slq.errors import (
     AliasedOutputError,
     DtypeError,
+    DtypeWarning,
     NoiseWarning,
     NonFiniteError,
     NotLinearError,
@@ -170,7 +171,6 @@ BROKEN = {
     "a column too many": (lambda x: np.concatenate([x, x[:, :1]], axis=1), ShapeError, "product", "keeps the shape"),
     "one row": (lambda x: x[0], ShapeError, "product", r"returned shape \(24,\) for an input of shape \(5, 24\)"),
     "nothing": (lambda _: None, PlacementError, "product", "returned NoneType"),
-    "single precision": (lambda x: x.astype(np.float32), DtypeError, "product", "returned dtype float32"),
     "complex": (lambda x: x + 0j, DtypeError, "product", "returned dtype complex128"),
     "an exception": (
         lambda x: x @ SYMMETRIC[:5],
@@ -199,6 +199,15 @@ def test_what_a_product_may_not_return(kind):
     statuses = {e["name"]: e["status"] for e in check_operator(A, on_fail=None)}
     at = list(statuses).index(name)
     assert list(statuses.values()) == ["passed"] * at + ["failed"] + ["skipped"] * (7 - at)
+
+
+def test_another_precision_is_warned_of_once_and_judged_by():
+    A = function(lambda x: (x @ SYMMETRIC).astype(np.float32), np.zeros(N))
+    with pytest.warns(DtypeWarning, match="returns dtype float32 for vectors of float64, which limits") as caught:
+        entries = check_operator(A)
+    assert len(caught) == 1
+    assert {e["status"] for e in entries} == {"passed"}
+    assert entries[-1]["threshold"] > 1e-6
 
 
 def test_another_library_is_refused(xp):

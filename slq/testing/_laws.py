@@ -119,7 +119,7 @@ def _moments_are_those_of_numpy(library: Library, dtype: str) -> Any:
 
 def _densities_are_those_of_numpy(library: Library, dtype: str) -> Any:
     """The smoothed density, relative to its largest value."""
-    x = np.linspace(-0.7, 1.2, 40)
+    x = np.linspace(-3.0, 3.5, 80)
     found, expected = (
         place.measure(_matrix(indefinite(_N) / 2, dtype), dtype).density(x, width=0.3).value
         for place in (library, _NUMPY)
