@@ -6,7 +6,7 @@ With numba installed (the extra ``fast``), large blocks take compiled loops inst
 import functools
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = ["compiled", "host_vectors"]
 
 _BLOCK = 1 << 15  # numbers per block: three blocks of float64 stay in a second-level cache of 1 MB
 _COMPILED = 1 << 17  # numbers from which a compiled loop is worth its loading
+_DRIFT = 40  # binary orders by which vectors that are not normalised may leave order one: far from overflow in float32
 _FEW = 4  # probes below which rows are multiplied one by one: SciPy's block product gains nothing
 
 
@@ -36,7 +37,7 @@ def host_vectors(A: LinearOperator | None, v: np.ndarray, projecting: bool) -> V
         and len(v) >= _FEW
         and not projecting
     ):
-        return _CompiledCsr(matrix, fast) if fast else _Csr(matrix, v)
+        return _CompiledCsr(matrix, v, fast) if fast else _Csr(matrix, v)
     return _CompiledBlocks(v, fast) if fast else _Blocks(v)
 
 
@@ -152,48 +153,27 @@ class _CompiledBlocks(_Blocks):
         return w, self._fast.close_rows(w, a, v)
 
 
-class _Csr(Vectors):
-    """A CSR matrix times vectors that lie interleaved, as (n, k) arrays: the product is made in parts, each used up.
+class _Interleaved(Vectors):
+    """Vectors of a CSR matrix that lie interleaved, as (n, k) arrays; seen from outside, transposed, they are (k, n).
 
-    The vectors are (k, n) all the same, transposed views. One factor for each probe is repeated to the length of a
-    block: NumPy is slow where the innermost loop is short.
+    Each vector is kept up to a factor, that of its probe, which saves the pass that would normalise it: nobody else
+    sees them, since the product is made here.
     """
 
     on_host = True
 
-    def __init__(self, matrix: Any, v: np.ndarray) -> None:
-        super().__init__()
-        k, n = v.shape
-        self._rows = max(64, _BLOCK * 2 // k // 64 * 64)
-        self._scratch = np.empty((self._rows, k), dtype=v.dtype)
-        self._parts = []
-        for low in range(0, n, self._rows):
-            high = min(low + self._rows, n)
-            first, last = matrix.indptr[low], matrix.indptr[high]
-            triple = (matrix.data[first:last], matrix.indices[first:last], matrix.indptr[low : high + 1] - first)
-            self._parts.append((slice(low, high), scipy.sparse.csr_array(triple, shape=(high - low, n))))
+    # Of (n, k) arrays: write `unit` A v − b before into `before`, make ⟨v, ·⟩ of it, and ⟨before, unit A v⟩ if asked;
+    # subtract a v from w and make the squared lengths; scale the columns.
+    _open: Callable[[float, np.ndarray, np.ndarray, np.ndarray, bool], tuple[np.ndarray, np.ndarray]]
+    _close: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    _scale: Callable[[np.ndarray, np.ndarray], None]
 
-        self.dot = self._dot_all
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self._factor, self._factor_before = np.ones(k), np.ones(k)
 
     def adopt(self, v: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(v.T).T
-
-    def multiply_and_open(
-        self, products: Products, unit: float, before: np.ndarray, b: np.ndarray, v: np.ndarray, compare: bool
-    ) -> tuple[Any, Any, Any]:
-        a, returned = np.zeros(len(v)), np.zeros(len(v)) if compare else None
-        factors = np.broadcast_to(b.astype(v.dtype), self._scratch.shape).copy()
-        for rows, part in self._parts:
-            w = before.T[rows]
-            product = part @ v.T
-            if unit != 1.0:
-                product *= unit
-            if returned is not None:
-                returned += self._dot(w, product)
-            np.multiply(w, factors[: len(w)], out=w)
-            np.subtract(product, w, out=w)
-            a += self._dot(v.T[rows], w)
-        return before, a, returned
 
     def open(
         self, y: np.ndarray, before: np.ndarray | None, b: np.ndarray, v: np.ndarray, compare: bool
@@ -201,26 +181,82 @@ class _Csr(Vectors):
         w = np.ascontiguousarray(y.T).T  # the first product, which is SciPy's own and need not be copied
         return w, self.dot(v, w), None
 
+    def multiply_and_open(
+        self, products: Products, unit: float, before: np.ndarray, b: np.ndarray, v: np.ndarray, compare: bool
+    ) -> tuple[Any, Any, Any]:
+        ratio = self._factor_before / self._factor
+        a, returned = self._open(unit, before.T, b * ratio, v.T, compare)
+        return before, a * self._factor**2, returned * self._factor * self._factor_before if compare else None
+
     def close(self, w: np.ndarray, a: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        squared = np.zeros(len(v))
-        factors = np.broadcast_to(a.astype(v.dtype), self._scratch.shape).copy()
-        for rows, _ in self._parts:
-            part = w.T[rows]
-            scratch = self._scratch[: len(part)]
-            np.multiply(v.T[rows], factors[: len(part)], out=scratch)
-            np.subtract(part, scratch, out=part)
-            squared += self._dot(part, part)
-        return w, squared
+        return w, self._close(w.T, a, v.T) * self._factor**2
 
     def normalise(self, w: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        repeated = np.broadcast_to(factors.astype(w.dtype), self._scratch.shape).copy()
-        for rows, _ in self._parts:
-            part = w.T[rows]
-            np.multiply(part, repeated[: len(part)], out=part)
+        self._factor_before, self._factor = self._factor, self._factor * factors
+        ended = factors == 0
+        if ended.any():
+            w[ended] = 0.0
+            self._factor[ended] = 1.0
+        exponents = np.frexp(self._factor)[1]
+        if np.abs(exponents).max() > _DRIFT:  # by powers of two, which round nothing
+            self._scale(w.T, np.ldexp(1.0, exponents))
+            self._factor = np.ldexp(self._factor, -exponents)
         return w
 
-    def _dot_all(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.sum([self._dot(x.T[rows], y.T[rows]) for rows, _ in self._parts], axis=0)
+    def largest(self, v: np.ndarray, row: int) -> float:
+        return super().largest(v, row) * float(self._factor[row])
+
+
+class _Csr(_Interleaved):
+    """The product in parts, by SciPy, each used up while it is in the cache.
+
+    The numbers that belong to a probe are repeated to the length of a part: NumPy is slow where the innermost loop is
+    short.
+    """
+
+    def __init__(self, matrix: Any, v: np.ndarray) -> None:
+        k, n = v.shape
+        super().__init__(k)
+        self._rows = max(64, 4 * _BLOCK // k // 64 * 64)
+        self._scratch = np.empty((self._rows, k), dtype=v.dtype)
+        self._parts = []
+        for low in range(0, n, self._rows):
+            high = min(low + self._rows, n)
+            first, last = matrix.indptr[low], matrix.indptr[high]
+            triple = (matrix.data[first:last], matrix.indices[first:last], matrix.indptr[low : high + 1] - first)
+            self._parts.append((slice(low, high), scipy.sparse.csr_array(triple, shape=(high - low, n))))
+        self.dot = lambda x, y: np.sum([self._dot(x.T[rows], y.T[rows]) for rows, _ in self._parts], axis=0)
+
+    def _open(self, unit: float, before: np.ndarray, b: np.ndarray, v: np.ndarray, compare: bool) -> tuple[Any, Any]:
+        a, returned = np.zeros(v.shape[1]), np.zeros(v.shape[1])
+        repeated = self._repeated(b)
+        for rows, part in self._parts:
+            w, product = before[rows], part @ v
+            if unit != 1.0:
+                product *= unit
+            if compare:
+                returned += self._dot(w, product)
+            np.multiply(w, repeated[: len(w)], out=w)
+            np.subtract(product, w, out=w)
+            a += self._dot(v[rows], w)
+        return a, returned
+
+    def _close(self, w: np.ndarray, a: np.ndarray, v: np.ndarray) -> np.ndarray:
+        squared = np.zeros(v.shape[1])
+        repeated = self._repeated(a)
+        for rows, _ in self._parts:
+            part = w[rows]
+            scratch = self._scratch[: len(part)]
+            np.multiply(v[rows], repeated[: len(part)], out=scratch)
+            np.subtract(part, scratch, out=part)
+            squared += self._dot(part, part)
+        return squared
+
+    def _scale(self, w: np.ndarray, factors: np.ndarray) -> None:
+        np.multiply(w, factors.astype(w.dtype), out=w)
+
+    def _repeated(self, numbers: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(numbers.astype(self._scratch.dtype), self._scratch.shape).copy()
 
     def _dot(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """⟨x, y⟩ of each column; long rows of several coordinates are added up first."""
@@ -230,37 +266,12 @@ class _Csr(Vectors):
         return sums.reshape(64, -1).sum(axis=0) + products[even:].sum(axis=0, dtype=np.float64)
 
 
-class _CompiledCsr(Vectors):
-    """The same in compiled loops, where each row of the product lives in registers."""
+class _CompiledCsr(_Interleaved):
+    """The product inside the loop that uses it up."""
 
-    on_host = True
-
-    def __init__(self, matrix: Any, fast: Any) -> None:
-        super().__init__()
-        self._matrix = matrix
-        self._fast = fast
+    def __init__(self, matrix: Any, v: np.ndarray, fast: Any) -> None:
+        super().__init__(len(v))
+        self._open = functools.partial(fast.open_csr, matrix.indptr, matrix.indices, matrix.data)
+        self._close = fast.close_columns
+        self._scale = fast.scale_columns
         self.dot = lambda x, y: fast.dot_columns(x.T, y.T)
-
-    def adopt(self, v: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(v.T).T
-
-    def multiply_and_open(
-        self, products: Products, unit: float, before: np.ndarray, b: np.ndarray, v: np.ndarray, compare: bool
-    ) -> tuple[Any, Any, Any]:
-        matrix = self._matrix
-        triple = (matrix.indptr, matrix.indices, matrix.data)
-        a, returned = self._fast.open_csr(*triple, unit, before.T, b, v.T, compare)
-        return before, a, returned if compare else None
-
-    def open(
-        self, y: np.ndarray, before: np.ndarray | None, b: np.ndarray, v: np.ndarray, compare: bool
-    ) -> tuple[Any, Any, Any]:
-        w = np.ascontiguousarray(y.T).T  # the first product, which is SciPy's own and need not be copied
-        return w, self.dot(v, w), None
-
-    def close(self, w: np.ndarray, a: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return w, self._fast.close_columns(w.T, a, v.T)
-
-    def normalise(self, w: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        self._fast.scale_columns(w.T, factors)
-        return w

@@ -164,7 +164,7 @@ class Recurrence:
             if bad.size and row not in self._faults:
                 self._faults[row] = (
                     f": {bad.size} of {w.shape[1]} entries, the first at {bad[0]}, where no entry of the input was "
-                    f"larger than {np.abs(v[row]).max():.3g}"
+                    f"larger than {self._work.largest(v, row):.3g}"
                 )
 
     def _require_finite(self, alpha: np.ndarray, beta: np.ndarray) -> None:

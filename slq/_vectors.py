@@ -68,6 +68,10 @@ class Vectors:
         """Start vectors in the layout that this work prefers."""
         return v
 
+    def largest(self, v: Array, row: int) -> float:
+        """The largest entry of a vector; on the host only."""
+        return float(abs(v[row]).max())
+
     def multiply_and_open(
         self, products: Products, unit: float, before: Array, b: Array, v: Array, compare: bool
     ) -> tuple[Array, Array, Array]:
