@@ -45,6 +45,8 @@ __all__ = [
     "to_host",
 ]
 
+_TOGETHER = 16
+
 Array: TypeAlias = Any  # the Array API has no runtime type of its own
 
 
@@ -217,6 +219,10 @@ def largest_entry(x: Array) -> Array:
     xp = array_namespace(x)
     if is_complex(x):
         return xp.max(xp.abs(x), axis=-1)
+    if is_numpy_array(x) and x.ndim == 2 and x.flags.f_contiguous and x.shape[1] % _TOGETHER == 0:
+        x = x.T.reshape(-1, _TOGETHER * x.shape[0])  # NumPy is slow along rows that lie interleaved
+        both = np.stack([x.max(axis=0), -x.min(axis=0)])
+        return both.reshape(2 * _TOGETHER, -1).max(axis=0)
     return xp.maximum(xp.max(x, axis=-1), -xp.min(x, axis=-1))
 
 

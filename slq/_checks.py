@@ -98,15 +98,17 @@ def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: i
 def judge_steps(read: Mapping[str, np.ndarray], eps: float) -> None:
     """Compare βⱼ₋₁ = vⱼᴴA vⱼ₋₁ with vⱼ₋₁ᴴA vⱼ, and αⱼ = vⱼᴴA vⱼ with its real part: equal if A is Hermitian.
 
-    `read` holds rows of steps, as `Recurrence` noted them: alpha, beta, gap (from the second step on) and imag. A step
-    whose β has become small beside ‖A v‖ says nothing: its vectors are orthogonal to rounding over β only.
+    `read` holds rows of steps, as `Recurrence` noted them: alpha, beta, returned (from the second step on), and
+    imaginary parts. A step whose β has become small beside ‖A v‖ says nothing: its vectors are orthogonal to rounding
+    over β only.
     """
     alpha, beta = np.abs(read["alpha"]), read["beta"]
     size = np.sqrt(alpha**2 + beta**2)  # ‖A v‖
     size[1:] = np.sqrt(size[1:] ** 2 + beta[:-1] ** 2)
     size = np.maximum.accumulate(size)  # where v is nearly annihilated, all that is left is rounding of ‖A‖
-    if "gap" in read and len(read["gap"]):
-        gap, b = read["gap"], beta[: len(read["gap"])]
+    if "returned" in read:
+        b = beta[: len(read["returned"])]
+        gap = np.hypot(read["returned"] - b, read.get("returned_imag", 0.0))
         told = np.where((b > 1e-2 * size[1 : len(gap) + 1]), gap / np.maximum(size[1 : len(gap) + 1], _TINY), 0.0)
         _judge_asymmetry(float(told[0].max()), eps)  # the second product: to second order that of the first two
         late = np.flatnonzero(told.max(axis=1) > suspect(eps))

@@ -23,9 +23,9 @@ from slq._gram import Rectangular, rectangular
 from slq._host_vectors import host_vectors
 from slq._lanczos import basis_size, start
 from slq._quadrature import singular_run_lengths
-from slq._recurrence import breakdown, length_of
+from slq._recurrence import breakdown
 from slq._source import count
-from slq._vectors import Vectors
+from slq._vectors import Vectors, length_of
 from slq._wrappers import check_size
 from slq.errors import NonFiniteError, OperatorError, ProductError, SlqError
 

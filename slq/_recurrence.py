@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from slq import _checks
-from slq._arrays import Array, fused, imag, is_complex, is_numpy, namespace, precision, real, to_host
+from slq._arrays import Array, imag, is_complex, is_numpy, namespace, precision, real, to_host
 from slq._basis import Basis
 from slq._host_vectors import host_vectors
 from slq._products import Products
@@ -14,7 +14,7 @@ from slq._quadrature import run_lengths
 from slq._vectors import device_vectors
 from slq.errors import NonFiniteError, ProductError
 
-__all__ = ["Recurrence", "Tridiagonal", "breakdown", "length_of"]
+__all__ = ["Recurrence", "Tridiagonal", "breakdown"]
 
 # A residual of fewer roundings than this of the norm seen so far is an invariant subspace. Measured where it should be
 # zero (2 to 6 distinct eigenvalues, dense, n up to 2000): up to 640. Missing one does no harm, as the run goes on with
@@ -87,30 +87,35 @@ class Recurrence:
         unit = 1.0
         for j in range(num_steps):
             self.products.step = j
+            squared = None
             try:
                 if j == 0:
                     y, unit = _checks.first_product(self.products, v, self._check)
                     w, a, returned = work.open(y if unit == 1.0 else y * unit, None, b, v, False)
                     del y
-                else:
+                elif work.on_host:
                     w, a, returned = work.multiply_and_open(self.products, unit, before, b, v, self._check)
+                else:
+                    w, a, returned, squared = work.begin(self.products, unit, before, b, v, self._check)
             except ProductError as error:
                 if j:
                     error.partial = Tridiagonal(*self._read(j, unit)[0])
                 raise
             if work.on_host:
-                self._look_for_faults(a, w, v)
-            a, a_imag = real(a), (imag(a) if is_complex(v) and self._check else None)
-            w, squared = work.close(w, a, v)
+                self._look_for_faults(a, w, v)  # before `close` spreads them
+            if squared is None:
+                w, squared = work.close(w, real(a), v)
+            if is_complex(v) and self._check:
+                self._note(imag=imag(a), returned_imag=None if returned is None else imag(returned))
+            a = real(a)
             self._basis.append(v)
             if self._everything is not self._basis:
                 self._everything.append(v)
             if self._basis.size:
                 w, squared = self._project(w, squared)
-            b_before = b
-            b, factors, norm_seen = length_of(squared, a, b_before, norm_seen, self._rounding)
-            before, v = v, work.normalise(w, factors)
-            self._note(alpha=a, beta=b, imag=a_imag, gap=None if returned is None else xp.abs(returned - b_before))
+            before = v
+            v, b, norm_seen = work.finish(w, squared, a, b, norm_seen, self._rounding)
+            self._note(alpha=a, beta=b, returned=None if returned is None else real(returned))
             if progress is not None:
                 progress(j + 1, num_steps)
             if work.on_host and not b.any():
@@ -186,16 +191,3 @@ class Recurrence:
         good = finite.all(axis=1)
         error.partial = Tridiagonal(alpha[good], beta[good]) if good.any() else None
         raise error
-
-
-@fused
-def length_of(
-    squared: Array, a: Array, b_before: Array, norm_seen: Array, rounding: float
-) -> tuple[Array, Array, Array]:
-    """β, what makes w the next vector, and the norm seen so far; where w is rounding, the run ends with zeros."""
-    xp = namespace(squared)
-    b = xp.sqrt(real(squared))
-    norm_seen = xp.maximum(xp.abs(a) + b_before + b, norm_seen)
-    alive = b > rounding * norm_seen  # false for NaN too, which the last look finds in alpha
-    zero = xp.zeros_like(b)
-    return xp.where(alive, b, zero), xp.where(alive, 1 / xp.where(alive, b, xp.ones_like(b)), zero), norm_seen

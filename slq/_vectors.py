@@ -10,10 +10,10 @@ Passes over memory of a step, in vectors of length n read (r) and written (w), w
 kind       `open`        `close`    `normalise`
 =========  ============  =========  ===========  ==============================================================
 blocks     3r 1w         2r 1w      1r 1w        NumPy (`slq._host_vectors`): what follows a read is in the cache
-CSR        2r 1w         2r 1w      1r 1w        SciPy: the product is made inside `open` and never stored
+CSR        2r 1w         2r 1w      none         SciPy: the product is made inside `open` and never stored
 in place   6r 2w         4r 1w      1r 1w        PyTorch: one pass per operation
 kernels    5r 1w         4r 1w      1r 1w        CuPy
-functions  5r 2w         4r 2w      1r 1w        others; JAX compiles `open` to 3r 1w and `close` to 2r 1w
+functions  5r 2w         4r 2w      1r 1w        others; JAX compiles all between two products to 6r 3w
 =========  ============  =========  ===========  ==============================================================
 """
 
@@ -29,13 +29,14 @@ from slq._arrays import (
     library_name,
     namespace,
     project_out,
+    real,
     scale_rows,
     subtract_components,
     subtract_rows,
 )
 from slq._products import LinearOperator, Products
 
-__all__ = ["Vectors", "device_vectors"]
+__all__ = ["Vectors", "device_vectors", "length_of"]
 
 
 def device_vectors(A: LinearOperator, v: Array) -> "Vectors":
@@ -44,7 +45,8 @@ def device_vectors(A: LinearOperator, v: Array) -> "Vectors":
     if own_dot is not None:
         return Vectors(own_dot)
     library = library_name(v)
-    return _InPlace() if library == "torch" else _Kernels() if library == "cupy" else Vectors()
+    kinds = {"torch": _InPlace, "cupy": _Kernels, "jax": _Jitted}
+    return kinds.get(library, Vectors)()
 
 
 class Vectors:
@@ -78,6 +80,21 @@ class Vectors:
         """`open` of `unit` times the product with `v`."""
         y = products(v)
         return self.open(y if unit == 1.0 else y * unit, before, b, v, compare)
+
+    def begin(
+        self, products: Products, unit: float, before: Array, b: Array, v: Array, compare: bool
+    ) -> tuple[Array, Array, Array, Array]:
+        """`multiply_and_open` and `close`: w, ⟨v, ·⟩ of it before `close`, ⟨before, y⟩ if `compare`, ‖w‖²."""
+        w, a, returned = self.multiply_and_open(products, unit, before, b, v, compare)
+        w, squared = self.close(w, real(a), v)
+        return w, a, returned, squared
+
+    def finish(
+        self, w: Array, squared: Array, a: Array, b: Array, norm_seen: Array, rounding: float
+    ) -> tuple[Array, Array, Array]:
+        """The next vector, its β, and the norm seen so far (see `length_of`)."""
+        b, factors, norm_seen = length_of(squared, a, b, norm_seen, rounding)
+        return self.normalise(w, factors), b, norm_seen
 
     def open(self, y: Array, before: Array | None, b: Array, v: Array, compare: bool) -> tuple[Array, Array, Array]:
         """Make w = y − b before, ⟨v, w⟩, and ⟨before, y⟩ if `compare` (else None); `before` may be overwritten."""
@@ -122,6 +139,56 @@ def _open_and_compare(y: Array, before: Array, b: Array, v: Array) -> tuple[Arra
 def _close(w: Array, a: Array, v: Array) -> tuple[Array, Array]:
     w = subtract_rows(w, a, v)
     return w, dot(w, w)
+
+
+@fused
+def length_of(
+    squared: Array, a: Array, b_before: Array, norm_seen: Array, rounding: float
+) -> tuple[Array, Array, Array]:
+    """β, what makes w the next vector, and the norm seen so far; where w is rounding, the run ends with zeros."""
+    xp = namespace(squared)
+    b = xp.sqrt(real(squared))
+    norm_seen = xp.maximum(xp.abs(a) + b_before + b, norm_seen)
+    alive = b > rounding * norm_seen  # false for NaN too, which the last look finds in alpha
+    zero = xp.zeros_like(b)
+    return xp.where(alive, b, zero), xp.where(alive, 1 / xp.where(alive, b, xp.ones_like(b)), zero), norm_seen
+
+
+class _Jitted(Vectors):
+    """JAX: all that lies between a product and the projections, or between these and the next product, is one call."""
+
+    def begin(
+        self, products: Products, unit: float, before: Array, b: Array, v: Array, compare: bool
+    ) -> tuple[Array, Array, Array, Array]:
+        y = products(v)
+        y = y if unit == 1.0 else y * unit
+        return _begin_and_compare(y, before, b, v) if compare else _begin(y, before, b, v)
+
+    def finish(
+        self, w: Array, squared: Array, a: Array, b: Array, norm_seen: Array, rounding: float
+    ) -> tuple[Array, Array, Array]:
+        return _finish(w, squared, a, b, norm_seen, rounding)
+
+
+@fused
+def _begin(y: Array, before: Array, b: Array, v: Array) -> tuple[Array, Array, None, Array]:
+    w, a = _open(y, before, b, v)
+    w, squared = _close(w, real(a), v)
+    return w, a, None, squared
+
+
+@fused
+def _begin_and_compare(y: Array, before: Array, b: Array, v: Array) -> tuple[Array, Array, Array, Array]:
+    w, a, _, squared = _begin(y, before, b, v)
+    return w, a, dot(before, y), squared
+
+
+@fused
+def _finish(
+    w: Array, squared: Array, a: Array, b: Array, norm_seen: Array, rounding: float
+) -> tuple[Array, Array, Array]:
+    b, factors, norm_seen = length_of(squared, a, b, norm_seen, rounding)
+    return scale_rows(w, factors), b, norm_seen
 
 
 class _InPlace(Vectors):

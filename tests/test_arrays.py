@@ -128,3 +128,12 @@ def test_detach_drops_the_history_of_torch_tensors_only():
     x = torch.ones(2, requires_grad=True)
     assert not arrays.detach(x).requires_grad
     assert arrays.detach(REAL) is REAL
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("n", [1, 5, 16, 64, 80])
+def test_the_largest_entry_of_each_row(n, order):
+    x = np.asarray(np.random.default_rng(n).normal(size=(3, n)), order=order)
+    np.testing.assert_array_equal(arrays.largest_entry(x), np.abs(x).max(axis=1))
+    x[1, n // 2] = np.nan
+    assert np.isnan(arrays.largest_entry(x)).tolist() == [False, True, False]
