@@ -10,7 +10,7 @@ from slq._arrays import Array, is_complex, library_name, recurrence_like
 from slq._basis import storage_for
 from slq._lanczos import basis_size, start
 from slq._measure import SpectralMeasure
-from slq._memory import forecast, require
+from slq._memory import forecast, forecast_check, require
 from slq._products import Products
 from slq._recurrence import Tridiagonal
 from slq._version import __version__
@@ -105,7 +105,13 @@ def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows
 
 
 def require_memory(
-    A: Any, num_probes: int, rows: int, num_steps: int, reorthogonalize: bool | int, basis_dtype: Any
+    A: Any,
+    num_probes: int,
+    rows: int,
+    num_steps: int,
+    reorthogonalize: bool | int,
+    basis_dtype: Any = None,
+    check: bool = False,
 ) -> None:
     """Refuse what does not fit into memory, naming what would."""
     like = recurrence_like(A.like)
@@ -115,13 +121,14 @@ def require_memory(
     keep = basis_size(reorthogonalize, num_steps)
     itemsize = storage_for(None, like).itemsize
 
-    def needed(rows: int = rows, keep: int = keep, basis_dtype: Any = basis_dtype) -> int:
-        coefficients = 16 * num_probes * num_steps
-        return coefficients + forecast(
-            rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize
-        )
+    def needed(rows: int = rows, keep: int = keep, basis_dtype: Any = basis_dtype, check: bool = check) -> int:
+        run = forecast(rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize)
+        before = forecast_check(rows, n, itemsize) if check else 0
+        return 16 * num_probes * num_steps + max(run, before)  # the coefficients come on top
 
-    options = {"batch_size=1": needed(rows=1)} if rows > 1 else {}
+    options = {"check=False": needed(check=False)} if check else {}
+    if rows > 1:
+        options["batch_size=1"] = needed(rows=1)
     if keep:
         options["reorthogonalize=False"] = needed(keep=0)
         if keep > 40:
@@ -129,5 +136,5 @@ def require_memory(
         for kind in ("bfloat16", "host"):
             with contextlib.suppress(RequestError):  # not every library has it
                 options[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
-        options["batch_size=1, reorthogonalize=False"] = needed(rows=1, keep=0)
+    options["batch_size=1, reorthogonalize=False, check=False"] = needed(rows=1, keep=0, check=False)
     require(like, needed(), options)

@@ -8,7 +8,7 @@ from typing import Any
 from slq._arrays import Array, library_name
 from slq.errors import MemoryForecastError
 
-__all__ = ["available", "forecast", "require"]
+__all__ = ["available", "forecast", "forecast_check", "require"]
 
 _CGROUPS = (  # limit, usage and statistics of a container (version 2, then 1)
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -26,6 +26,11 @@ def forecast(rows: int, n: int, kept: int, itemsize: int, basis_itemsize: int) -
     What the product needs for itself is the operator's own and not counted.
     """
     return rows * n * (4 * itemsize + kept * basis_itemsize)
+
+
+def forecast_check(rows: int, n: int, itemsize: int) -> int:
+    """Bytes that the ten products of `check_operator` take: measured 7 vectors for one row at a time, 20 for five."""
+    return (4 * min(rows, 5) + 3) * n * itemsize
 
 
 def available(like: Array) -> int | None:

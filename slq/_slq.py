@@ -115,9 +115,9 @@ def spectral_measure(
     if source.is_complex and not is_complex(A.like):
         A = complexified(A)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
-    require_memory(A, source.num_probes, rows, num_steps, reorthogonalize, basis_dtype)
-    products = Products(A)
     watch = check is not False
+    require_memory(A, source.num_probes, rows, num_steps, reorthogonalize, basis_dtype, watch)
+    products = Products(A)
     if watch:
         expected = check if isinstance(check, Mapping) else None
         products.eps, watch = quick_check(A, products, expected_failures=expected, batch_size=rows)
@@ -214,7 +214,7 @@ def singular_measure(
     source = source_of(probes, num_probes, rng, first_probe)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
     right = RightSpace(A)
-    require_memory(right, source.num_probes, rows, num_steps, reorthogonalize, None)
+    require_memory(right, source.num_probes, rows, num_steps, reorthogonalize)
     products = Products(right)
 
     def run_all(v: Array, report: Callable[[int, int], None] | None) -> Any:

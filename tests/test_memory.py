@@ -48,6 +48,18 @@ def test_the_peak_is_the_forecast(options, vectors, compiled, monkeypatch):
     assert forecast <= 1.5 * peak  # it does not refuse what would fit
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_the_check_before_the_run_keeps_to_its_forecast(batch_size):
+    slq.check_operator(DIAGONAL, batch_size=batch_size)
+    tracemalloc.start()
+    try:
+        slq.check_operator(DIAGONAL, batch_size=batch_size)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.6 * _memory.forecast_check(batch_size, N, 8) < peak < 1.05 * _memory.forecast_check(batch_size, N, 8)
+
+
 def test_what_does_not_fit_is_refused_before_the_first_product(monkeypatch):
     monkeypatch.setattr(_memory, "_host_memory", lambda: 400 * 10**6)
     products = []
@@ -57,7 +69,7 @@ def test_what_does_not_fit_is_refused_before_the_first_product(monkeypatch):
     assert not products
     text = str(caught.value)
     assert "reorthogonalize=False (320 MB)" in text
-    assert "batch_size=1, reorthogonalize=False (32 MB)" in text
+    assert "batch_size=1, reorthogonalize=False, check=False (32 MB)" in text
     assert "batch_size=1 (672 MB)" not in text  # would not fit either
     assert isinstance(caught.value, MemoryError)
     # What it names, works.
@@ -128,7 +140,7 @@ def test_the_local_part_of_a_vector_is_what_counts(monkeypatch):
     for index in (slice(0, 1000), np.arange(1000)):
         Local.index = index
         with pytest.raises(RequestError, match="stopped"):
-            slq.spectral_measure(Local(), num_probes=2, num_steps=5, reorthogonalize=False)
+            slq.spectral_measure(Local(), num_probes=2, num_steps=5, reorthogonalize=False, check=False)
     assert needed == [2 * 1000 * 4 * 8 + 2 * 5 * 16] * 2  # vectors and coefficients
 
 
