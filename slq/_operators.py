@@ -72,7 +72,7 @@ def aslinearoperator(A: Any, *, n: int | None = None, like: Array = None, batche
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ShapeError(
             f"expected a square operator, got shape {shape}; for the singular values of a rectangular A "
-            "use slq.gram(A), which is AᴴA"
+            "use slq.singular_measure(A), or slq.gram(A), which is AᴴA"
         )
     if shape[0] == 0:
         raise ShapeError("expected at least one dimension, got an operator of shape (0, 0)")

@@ -265,7 +265,7 @@ REFUSED = {
     "bool": (lambda: scale(A, True), RequestError, "factor= expects a finite real number, got True"),
     "text": (lambda: scale(A, "2"), RequestError, "factor= expects a finite real number, got '2'"),
     "complex factor": (lambda: scale(H, 1j), RequestError, "factor= expects a finite real number"),
-    "rectangular": (lambda: shift(A[:3], 1.0), ShapeError, r"use slq.gram\(A\)"),
+    "rectangular": (lambda: shift(A[:3], 1.0), ShapeError, r"or slq.gram\(A\)"),
     "no operand": (lambda: add(), RequestError, "add expects at least one operator, got none"),
     "other shape": (lambda: add(A, A[:3, :3]), ShapeError, r"of one shape, got \(24, 24\) and \(3, 3\); restrict"),
     "other dtype": (lambda: add(A, H), DtypeError, "of one dtype, got float64 and complex128; convert one"),
