@@ -43,7 +43,7 @@ def plot_density(
     label : str
         Name of the measure in the legend.
     xscale : str
-        Scale of the eigenvalues: ``"linear"``, ``"log"`` or ``"symlog"``, linear within a width of zero.
+        Scale of the eigenvalues: ``"linear"``, ``"log"`` or ``"symlog"``, linear near zero: from a width to ten.
 
     Returns
     -------
@@ -76,7 +76,9 @@ def plot_density(
     _mark_outliers(ax, measure, density.width)
     ax.set_yscale("log")
     if xscale != "linear":
-        ax.set_xscale(xscale, **({"linthresh": density.width} if xscale == "symlog" else {}))
+        # From a power of ten on: matplotlib would label one inside the linear part as well, over the zero.
+        threshold = {"linthresh": 10.0 ** np.ceil(np.log10(density.width))}
+        ax.set_xscale(xscale, **(threshold if xscale == "symlog" else {}))
         ax.set_xlim(density.x[0], density.x[-1])
     ax.set_ylim(bottom=floor)
     ax.set_xlabel("eigenvalue")
