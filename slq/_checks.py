@@ -1,7 +1,7 @@
 """Floor 1: what the products of a run tell about an operator for free."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -90,16 +90,19 @@ def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: i
         return
     # Vectors that A nearly annihilates leave nothing but rounding to compare: one more product tells the size of A.
     again = products(unit_rows)
-    gain = to_host(norm(dot(again, again))).astype(np.float64) / np.maximum(seen[1], np.finfo(np.float64).tiny)
-    if skew.max() * largest > 50 * eps * gain.max():
+    sizes = largest_entry(again)  # divided out: squares of extreme products are zero or infinite
+    again = again / namespace(again).where(sizes > 0, sizes, namespace(again).ones_like(sizes))[:, None]
+    gains = to_host(norm(dot(again, again))).astype(np.float64) * (to_host(sizes) / largest)
+    if skew.max() > 50 * eps * (gains / np.maximum(seen[1], _TINY)).max():
         _judge_asymmetry(asymmetry, eps)
 
 
-def judge_steps(read: Mapping[str, np.ndarray], eps: float) -> None:
+def judge_steps(read: Mapping[str, np.ndarray], eps: float, norm_ahead: Callable[[], float]) -> None:
     """Compare βⱼ₋₁ = vⱼᴴA vⱼ₋₁ with vⱼ₋₁ᴴA vⱼ, and αⱼ = vⱼᴴA vⱼ with its real part: equal if A is Hermitian.
 
     `read` holds rows of steps, as `Recurrence` noted them: alpha, beta, gap (from the second step on) and imag. A step
-    whose β has become small beside ‖A v‖ says nothing: its vectors are orthogonal to rounding over β only.
+    whose β has become small beside ‖A v‖ says nothing: its vectors are orthogonal to rounding over β only. `norm_ahead`
+    makes the product that comes next and tells its size.
     """
     alpha, beta = np.abs(read["alpha"]), read["beta"]
     size = np.sqrt(alpha**2 + beta**2)  # ‖A v‖
@@ -113,8 +116,11 @@ def judge_steps(read: Mapping[str, np.ndarray], eps: float) -> None:
         if late.size and late[0] > 0:
             _warn_of_drift(int(late[0]) + 1, float(told[late[0]].max()))
     if "imag" in read:
-        ratio = np.abs(read["imag"]) / np.maximum(size, _TINY)
-        _judge_asymmetry(float(ratio.max()), eps)
+        imaginary, norm_seen = float(np.abs(read["imag"]).max()), float(size.max())
+        if len(size) == 1 and imaginary > suspect(eps) * norm_seen:
+            # A vector that A annihilates leaves rounding of ‖A‖ in all that was seen; the next one, made of it, tells.
+            norm_seen = max(norm_seen, norm_ahead())
+        _judge_asymmetry(imaginary / max(norm_seen, _TINY), eps)
 
 
 def _warn_of_drift(step: int, asymmetry: float) -> None:
