@@ -90,8 +90,10 @@ def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: i
         return
     # Vectors that A nearly annihilates leave nothing but rounding to compare: one more product tells the size of A.
     again = products(unit_rows)
-    gain = to_host(norm(dot(again, again))).astype(np.float64) / np.maximum(seen[1], np.finfo(np.float64).tiny)
-    if skew.max() * largest > 50 * eps * gain.max():
+    sizes = largest_entry(again)  # divided out: squares of extreme products are zero or infinite
+    again = again / namespace(again).where(sizes > 0, sizes, namespace(again).ones_like(sizes))[:, None]
+    gains = to_host(norm(dot(again, again))).astype(np.float64) * (to_host(sizes) / largest)
+    if skew.max() > 50 * eps * (gains / np.maximum(seen[1], _TINY)).max():
         _judge_asymmetry(asymmetry, eps)
 
 
@@ -114,9 +116,8 @@ def judge_steps(read: Mapping[str, np.ndarray], eps: float) -> None:
         late = np.flatnonzero(told.max(axis=1) > suspect(eps))
         if late.size and late[0] > 0:
             _warn_of_drift(int(late[0]) + 1, float(told[late[0]].max()))
-    if "imag" in read:
-        ratio = np.abs(read["imag"]) / np.maximum(size, _TINY)
-        _judge_asymmetry(float(ratio.max()), eps)
+    if "imag" in read and len(size) > 1:  # one vector that A annihilates leaves nothing but rounding of ‖A‖
+        _judge_asymmetry(float(np.abs(read["imag"]).max()) / max(float(size.max()), _TINY), eps)
 
 
 def _warn_of_drift(step: int, asymmetry: float) -> None:

@@ -77,16 +77,22 @@ def _mass_below(measure: Coefficients, x: np.ndarray, *, strictly: bool = False)
     masses = []
     edge = x - measure.rounding if strictly else x + measure.rounding
     for theta, weight in zip(measure.nodes, measure.weights, strict=True):
-        sums = np.concatenate([[0.0], weight.cumsum()]) / weight.sum()
+        sums = _sums(weight)
         masses.append(sums[np.searchsorted(theta, edge, side="left" if strictly else "right")])
     return np.stack(masses)
+
+
+def _sums(weight: np.ndarray) -> np.ndarray:
+    """Sums of the first 0 … m weights as parts of all: from 0 to 1, to the bit."""
+    sums = np.concatenate([[0.0], weight.cumsum()])
+    return sums / sums[-1]
 
 
 def _interlacing_bounds(measure: Coefficients, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means over the probes of the bounds that interlacing sets to each probe's own distribution function."""
     lower, upper = [], []
     for theta, weight, exact in zip(measure.nodes, measure.weights, measure.exact, strict=True):
-        sums = np.concatenate([[0.0], weight.cumsum()]) / weight.sum()
+        sums = _sums(weight)
         below = np.searchsorted(theta, x + measure.rounding, side="right")
         lower.append(sums[below if exact else np.maximum(below - 1, 0)])
         upper.append(sums[below if exact else np.minimum(below + 1, theta.size)])

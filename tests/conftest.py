@@ -5,6 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from tests import laws
+
+laws.load_profile()
+
 _CPU = (
     ("numpy", "cpu"),
     ("array_api_strict", "CPU_DEVICE"),
@@ -62,3 +66,11 @@ def load(name: str, device: str) -> Library:
 def xp(request: pytest.FixtureRequest) -> Library:
     """Each array library on each of its devices."""
     return load(*request.param)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    laws.share_time(session.items)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    laws.summary(terminalreporter)

@@ -173,6 +173,23 @@ def test_given_vectors_in_the_null_space_raise_no_alarm():
     np.testing.assert_allclose(measure.quadratic_forms(np.cos), 1.0, rtol=1e-12)
 
 
+@pytest.mark.parametrize("exponent", [-535, 0, 535])
+@pytest.mark.parametrize("num_steps", [1, 2])
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_vectors_in_the_null_space_raise_no_alarm_at_any_scale(dtype, k, num_steps, exponent):
+    # Found by hypothesis: one complex step had nothing to compare with, and squares of products underflowed.
+    A = problem([0.0, 0.0, 0.0, 0.125], dtype=dtype)
+    slq.lanczos(A.matrix * 2.0**exponent, A.vectors[:k], num_steps)
+
+
+@pytest.mark.parametrize("exponent", [-600, -200, 200, 600])
+def test_the_first_products_tell_asymmetry_at_any_scale(exponent):
+    # Squares of products that overflowed hid it.
+    with pytest.raises(NotSymmetricError, match="not symmetric"):
+        slq.lanczos((SYMMETRIC + np.triu(np.ones((N, N)), 1)) * 2.0**exponent, V, 1)
+
+
 def test_given_eigenvectors_raise_no_alarm():
     A = problem(indefinite(N))
     measure = slq.spectral_measure(A.matrix, probes=A.vectors[:4], num_steps=3)
@@ -195,7 +212,7 @@ def test_an_operator_that_drifts_is_warned_of_with_the_step(xp, start):
 
 def test_a_complex_diagonal_is_not_hermitian():
     with pytest.raises(NotSymmetricError, match="not symmetric"):
-        slq.lanczos(COMPLEX + 0.1j * np.eye(N), V[:1], 1)
+        slq.lanczos(COMPLEX + 0.1j * np.eye(N), V[:1], 2)
 
 
 def test_other_probes_survive_one_that_is_lost(xp):

@@ -154,3 +154,10 @@ def test_bins_without_nodes_and_bins_with_all_have_nothing_to_round():
 def test_edges_are_checked(edges):
     with pytest.raises(RequestError, match=r"histogram\(edges\) expects a one-dimensional, increasing array of two"):
         SHORT.histogram(edges)
+
+
+def test_all_of_the_spectrum_is_counted_to_the_bit():
+    # Found by hypothesis: partial sums of the weights and their sum were added up in different orders.
+    measures = [measure_of(np.linspace(-1, 1, n), num_probes=3, rng=seed) for n in (7, 8, 9) for seed in range(5)]
+    assert [float(m.count()) for m in measures] == [m.n for m in measures]
+    assert [m.cdf(2.0).value for m in measures] == [1.0] * len(measures)
