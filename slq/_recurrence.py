@@ -9,7 +9,7 @@ from slq import _checks
 from slq._arrays import Array, imag, is_complex, is_numpy, namespace, precision, real, to_host
 from slq._basis import Basis
 from slq._host_vectors import host_vectors
-from slq._products import Products
+from slq._products import Products, product_error
 from slq._quadrature import run_lengths
 from slq._vectors import device_vectors
 from slq.errors import NonFiniteError, ProductError
@@ -75,39 +75,34 @@ class Recurrence:
             self._work = device_vectors(A, v)
         self._rounding = breakdown(v)
         self._columns: dict[str, list[Array]] = {}
+        self._unit = 1.0  # the power of two by which products are multiplied
 
     def coefficients(
         self, v: Array, num_steps: int, progress: Callable[[int, int], None] | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Alpha and beta of `num_steps` steps, (k, m) each; `v` is written over."""
+        try:
+            return self._run(v, num_steps, progress)
+        except Exception as error:
+            # A device reports an error after the fact: with a later product, or when the coefficients are read.
+            lost = None if self._work.on_host else self._first_lost()
+            if lost is None:
+                raise
+            cause = (error.__cause__ if isinstance(error, ProductError) else None) or error
+            failed = product_error(cause, lost, v.shape)
+            failed.partial = self._before(lost)
+        raise failed from cause
+
+    def _run(
+        self, v: Array, num_steps: int, progress: Callable[[int, int], None] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         xp, work = namespace(v), self._work
         v = work.adopt(v)
         before: Array | None = None
         b = norm_seen = xp.zeros_like(real(v[:, 0]))
-        unit = 1.0
         for j in range(num_steps):
             self.products.step = j
-            squared = None
-            try:
-                if j == 0:
-                    y, unit = _checks.first_product(self.products, v, self._check)
-                    w, a, returned = work.open(y if unit == 1.0 else y * unit, None, b, v, False)
-                    del y
-                elif work.on_host:
-                    w, a, returned = work.multiply_and_open(self.products, unit, before, b, v, self._check)
-                else:
-                    w, a, returned, squared = work.begin(self.products, unit, before, b, v, self._check)
-            except ProductError as error:
-                if j:
-                    error.partial = Tridiagonal(*self._read(j, unit)[0])
-                raise
-            if work.on_host:
-                self._look_for_faults(a, w, v)  # before `close` spreads them
-            if squared is None:
-                w, squared = work.close(w, real(a), v)
-            if is_complex(v) and self._check:
-                self._note(imag=imag(a), returned_imag=None if returned is None else imag(returned))
-            a = real(a)
+            w, a, squared = self._multiply(j, before, b, v)
             self._basis.append(v)
             if self._everything is not self._basis:
                 self._everything.append(v)
@@ -115,12 +110,12 @@ class Recurrence:
                 w, squared = self._project(w, squared)
             before = v
             v, b, norm_seen = work.finish(w, squared, a, b, norm_seen, self._rounding)
-            self._note(alpha=a, beta=b, returned=None if returned is None else real(returned))
+            self._note(alpha=a, beta=b)
             if progress is not None:
                 progress(j + 1, num_steps)
             if work.on_host and not b.any():
                 break  # every run met an invariant subspace
-        found, read = self._read(num_steps, unit)
+        found, read = self._read(num_steps)
         self._require_finite(*found)
         if "drop" in read:
             alive = (read["beta"] > 0) & np.isfinite(read["drop"])
@@ -128,6 +123,31 @@ class Recurrence:
         if self._check:
             _checks.judge_steps(read, max(self.products.eps, self._basis.eps))
         return found
+
+    def _multiply(self, j: int, before: Array | None, b: Array, v: Array) -> tuple[Array, Array, Array]:
+        """The product of step j without its components along this vector and the one before, α, and ‖w‖²."""
+        work, squared = self._work, None
+        try:
+            if before is None:
+                y, self._unit = _checks.first_product(self.products, v, self._check)
+                w, a, returned = work.open(y if self._unit == 1.0 else y * self._unit, None, b, v, False)
+            elif work.on_host:
+                w, a, returned = work.multiply_and_open(self.products, self._unit, before, b, v, self._check)
+            else:
+                w, a, returned, squared = work.begin(self.products, self._unit, before, b, v, self._check)
+        except ProductError as error:
+            if work.on_host or self._first_lost() is None:
+                error.partial = self._before(j)
+            raise
+        if work.on_host:
+            self._look_for_faults(a, w, v)  # before `close` spreads them
+        if squared is None:
+            w, squared = work.close(w, real(a), v)
+        if returned is not None:
+            self._note(returned=real(returned), returned_imag=imag(returned) if is_complex(v) else None)
+        if is_complex(v) and self._check:
+            self._note(imag=imag(a))
+        return w, real(a), squared
 
     def _project(self, w: Array, squared: Array) -> tuple[Array, Array]:
         """`w` orthogonal to the basis, and its squared length."""
@@ -150,7 +170,21 @@ class Recurrence:
             if value is not None:
                 self._columns.setdefault(name, []).append(value)
 
-    def _read(self, num_steps: int, unit: float) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    def _first_lost(self) -> int | None:
+        """The first step whose coefficients a device cannot give, as the product they come from has failed."""
+        for step, a in enumerate(self._columns.get("alpha", [])):
+            try:
+                to_host(a)
+            except Exception:  # whatever the library raises
+                return step
+        return None
+
+    def _before(self, step: int) -> Tridiagonal | None:
+        """What was computed before a step."""
+        self._columns = {name: column[:step] for name, column in self._columns.items() if name in ("alpha", "beta")}
+        return Tridiagonal(*self._read(step)[0]) if step else None
+
+    def _read(self, num_steps: int) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
         """One transfer for everything that was noted: alpha and beta, (k, num_steps) each; and all of it by steps."""
         columns = {name: column for name, column in self._columns.items() if column}
         xp = namespace(columns["alpha"][0])
@@ -159,8 +193,8 @@ class Recurrence:
         read = dict(zip(columns, np.split(rows, ends), strict=True))
         alpha, beta = (np.zeros((rows.shape[1], num_steps)) for _ in range(2))
         for row, length in enumerate(run_lengths(read["beta"].T)):
-            alpha[row, :length] = read["alpha"][:length, row] / unit
-            beta[row, :length] = read["beta"][:length, row] / unit
+            alpha[row, :length] = read["alpha"][:length, row] / self._unit
+            beta[row, :length] = read["beta"][:length, row] / self._unit
         return (alpha, beta), read
 
     def _look_for_faults(self, a: np.ndarray, w: np.ndarray, v: np.ndarray) -> None:

@@ -182,7 +182,7 @@ def h04(xp: Library) -> Iterator[Outcome]:
     }
     for batched, products in ((False, wrong_one), (True, wrong_block)):
         for product in products.values():
-            for call in (run, lambda xp, operator: slq.spectral_measure(operator)):
+            for call in (run, lambda _, operator: slq.spectral_measure(operator)):
                 yield refused(
                     ShapeError,
                     r"returned shape \(.*\) for an input of shape \(.*24,?\)",
@@ -195,7 +195,7 @@ def h04(xp: Library) -> Iterator[Outcome]:
                 PlacementError,
                 f"returned {type(value).__name__}",
                 "expected an array of",
-                lambda value=value, b=batched: run(xp, function(xp, lambda x: value, N, batched=b)),
+                lambda value=value, b=batched: run(xp, function(xp, lambda _: value, N, batched=b)),
             )
 
 
@@ -258,7 +258,7 @@ def h06(xp: Library) -> Iterator[Outcome]:
     def moved(x: Any) -> Any:
         return x.to(other) if xp.name == "torch" else x.to_device(other)
 
-    for call in (run, lambda xp, operator: slq.spectral_measure(operator)):
+    for call in (run, lambda _, operator: slq.spectral_measure(operator)):
         yield refused(
             PlacementError,
             re.escape(f"an array on {other} for one on"),
@@ -289,14 +289,14 @@ def h07(xp: Library) -> Iterator[Outcome]:
     wrong: dict[str, Callable[[Any], Any]] = {
         f"an array of {name} for one of {own}": lambda x: other(np.zeros(tuple(x.shape))),
         "csr_array.*expected an array of": lambda x: scipy.sparse.csr_array(np.zeros(tuple(x.shape))),
-        "list.*expected an array of": lambda x: [[0.0] * N] * K,
+        "list.*expected an array of": lambda _: [[0.0] * N] * K,
     }
     if xp.name == "numpy":
         wrong |= {"a NumPy matrix": lambda x: x.view(np.matrix), "a NumPy MaskedArray": np.ma.masked_array}
     if xp.name == "torch":
         wrong["a sparse tensor"] = lambda x: x.to_sparse()
     for cause, product in wrong.items():
-        for call in (run, lambda xp, operator: slq.spectral_measure(operator, num_probes=K)):
+        for call in (run, lambda _, operator: slq.spectral_measure(operator, num_probes=K)):
             yield refused(
                 PlacementError,
                 cause,
@@ -335,7 +335,7 @@ def h08(xp: Library) -> Iterator[Outcome]:
         return x @ matrix
 
     for product in (doubled, centred, nudged):
-        for call in (run, lambda xp, operator: slq.spectral_measure(operator, num_probes=K)):
+        for call in (run, lambda _, operator: slq.spectral_measure(operator, num_probes=K)):
             yield refused(
                 AliasedOutputError,
                 "wrote into its input",

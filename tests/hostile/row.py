@@ -72,7 +72,7 @@ def right(call: Callable[[], Any], exact: Any, tol: float = 0.0) -> Outcome:
 
 
 def refused(
-    kind: type[SlqError], cause: str, mend: str, call: Callable[[], Any], look: Callable[[Any], Any] = lambda error: 0
+    kind: type[SlqError], cause: str, mend: str, call: Callable[[], Any], look: Callable[[Any], Any] = lambda _: None
 ) -> Outcome:
     """An error of just this class, whose message names the cause and then what to do; `look` may examine it."""
     try:
@@ -80,11 +80,11 @@ def refused(
             warnings.simplefilter("error")
             result = call()
     except SlqError as error:
-        assert type(error) is kind, f"expected {kind.__name__}, got {error!r}"
-        _require_said(error, cause, mend)
-        look(error)
-        return "error"
-    raise AssertionError(f"expected {kind.__name__}, got {result!r}")
+        result = error
+    assert type(result) is kind, f"expected {kind.__name__}, got {result!r}"
+    _require_said(result, cause, mend)
+    look(result)
+    return "error"
 
 
 def warned(
