@@ -276,8 +276,6 @@ def h53(xp: Library) -> Iterator[Outcome]:
     yield warned(
         QuadratureWarning, "exceeds the sampling error", "more steps", lambda: biased.logdet().value, rule, 1e-12
     )
-    estimate = biased.truncate(9)
-    del estimate
     enough = measured(xp, exact.matrix, num_probes=10, num_steps=60)
     x = slq.sphere(0, range(10), None, 200, np.empty(0))
     yield right(lambda: enough.logdet().value, float(exact.forms(x, np.log).mean()), 1e-9)
