@@ -14,7 +14,8 @@ from slq._outliers import Outliers
 from slq._probes import gaussian, rademacher, sphere, steinhaus
 from slq._products import LinearOperator
 from slq._quadrature import golub_welsch
-from slq._slq import logdet, singular_measure, spectral_measure, spectral_sum
+from slq._singular import singular_measure
+from slq._slq import logdet, spectral_measure, spectral_sum
 from slq._subspaces import deflate, restrict
 from slq._version import __version__
 from slq.errors import SlqError, SlqWarning

@@ -1,6 +1,7 @@
 """Floor 2: a measure is made batch by batch; what is done is kept whatever happens to the rest."""
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +14,11 @@ from slq._measure import SpectralMeasure
 from slq._memory import forecast, forecast_check, require
 from slq._products import LinearOperator, Products
 from slq._recurrence import Tridiagonal
+from slq._source import count
 from slq._version import __version__
-from slq.errors import NonFiniteError, ProductError, RequestError
+from slq.errors import ClippedStepsWarning, NonFiniteError, ProductError, RequestError
 
-__all__ = ["Batches", "require_directions", "require_memory"]
+__all__ = ["Batches", "clipped", "require_directions", "require_memory", "warn_if_clipped"]
 
 Runner = Callable[[Array, Callable[[int, int], None] | None], Tridiagonal]
 
@@ -31,22 +33,22 @@ class Batches:
     source : Source
     run : callable
         (unit vectors, progress) -> coefficients.
+    reorthogonalize : bool or int
+        As `run` does it.
     singular : bool
         The coefficients are those of bidiagonal matrices.
-    **provenance
-        What the measure remembers of its making.
     """
 
     def __init__(
-        self, products: Products, source: Any, run: Runner, *, singular: bool = False, **provenance: Any
+        self, products: Products, source: Any, run: Runner, *, reorthogonalize: bool | int, singular: bool = False
     ) -> None:
-        A = products.operator
+        A, kinds = products.operator, (bool, np.bool_)
         self._products, self._source, self._run, self._singular = products, source, run, singular
         self._provenance = {
             "slq": __version__,
             "library": library_name(A.like),
             "dtype": str(A.like.dtype).removeprefix("torch."),
-            **provenance,
+            "reorthogonalize": bool(reorthogonalize) if isinstance(reorthogonalize, kinds) else int(reorthogonalize),
         }
         self._probes: list[int] = []
         self._runs: list[Tridiagonal] = []
@@ -102,6 +104,22 @@ class Batches:
 def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows: int) -> Callable[[int, int], None]:
     """Steps of a batch as products of the whole."""
     return lambda step, steps: progress(done * steps + rows * step, all_rows * steps)
+
+
+def clipped(num_steps: Any, n: int, reorthogonalize: bool | int) -> int:
+    """The number of steps that a run can take; more than dimensions gain accuracy without orthogonality only."""
+    asked = count("num_steps", num_steps)
+    return min(asked, n) if reorthogonalize is True else asked
+
+
+def warn_if_clipped(measure: SpectralMeasure, asked: int, num_steps: int) -> None:
+    """Say, to the caller of the caller, that a run was cut at the dimension."""
+    if asked > num_steps and measure.lengths.max() == num_steps:
+        warnings.warn(
+            f"num_steps={asked} exceeds the dimension: {num_steps} steps are exact for every probe",
+            ClippedStepsWarning,
+            stacklevel=3,
+        )
 
 
 def require_directions(A: LinearOperator, source: Any, rows: int) -> None:

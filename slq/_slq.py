@@ -8,22 +8,20 @@ from typing import Any
 import numpy as np
 
 from slq._arrays import Array, is_complex
-from slq._batches import Batches, require_directions, require_memory
+from slq._batches import Batches, clipped, require_directions, require_memory, warn_if_clipped
 from slq._check_operator import quick_check
 from slq._estimate import Estimate
 from slq._functions import try_function
 from slq._ghosts import ghost_warning
-from slq._golub_kahan import RightSpace, bidiagonalize
-from slq._gram import rectangular
 from slq._lanczos import run
 from slq._measure import SpectralMeasure, concatenate
 from slq._operators import aslinearoperator
 from slq._probes import Sampler, sphere
 from slq._products import Products, complexified
 from slq._source import SAMPLERS, count, source_of
-from slq.errors import ClippedStepsWarning, RequestError
+from slq.errors import RequestError
 
-__all__ = ["extend", "logdet", "singular_measure", "spectral_measure", "spectral_sum"]
+__all__ = ["extend", "logdet", "spectral_measure", "spectral_sum"]
 
 
 def spectral_measure(
@@ -110,7 +108,7 @@ def spectral_measure(
     3.0
     """
     A = aslinearoperator(A)
-    num_steps, asked = _clipped(count("num_steps", num_steps), A.shape[0], reorthogonalize), num_steps
+    num_steps, asked = clipped(num_steps, A.shape[0], reorthogonalize), num_steps
     source = source_of(probes, num_probes, rng, first_probe)
     if source.is_complex and not is_complex(A.like):
         A = complexified(A)
@@ -126,111 +124,14 @@ def spectral_measure(
         run, products, num_steps=num_steps, reorthogonalize=reorthogonalize, basis_dtype=basis_dtype, check=watch
     )
     batches = Batches(
-        products, source, lambda v, report: run_all(v=v, progress=report), reorthogonalize=_plain(reorthogonalize)
+        products, source, lambda v, report: run_all(v=v, progress=report), reorthogonalize=reorthogonalize
     )
     batches.add_all(rows, progress)
     measure = batches.measure()
     ghosts = None if reorthogonalize is True else ghost_warning(measure)
     if ghosts is not None:
         warnings.warn(ghosts, stacklevel=2)
-    if asked > num_steps and measure.lengths.max() == num_steps:
-        warnings.warn(
-            f"num_steps={asked} exceeds the dimension: {num_steps} steps are exact for every probe",
-            ClippedStepsWarning,
-            stacklevel=2,
-        )
-    return measure
-
-
-def _clipped(num_steps: int, n: int, reorthogonalize: bool | int) -> int:
-    # Without orthogonality, more steps than dimensions still gain accuracy.
-    return min(num_steps, n) if reorthogonalize is True else num_steps
-
-
-def _plain(option: bool | int) -> bool | int:
-    return bool(option) if isinstance(option, bool | np.bool_) else int(option)
-
-
-def singular_measure(
-    A: Any,
-    *,
-    num_probes: int = 10,
-    num_steps: int = 80,
-    rng: Any = 0,
-    probes: Sampler | Array = sphere,
-    first_probe: int = 0,
-    reorthogonalize: bool | int = True,
-    batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> SpectralMeasure:
-    """Estimate the distribution of the singular values of an operator by Golub-Kahan bidiagonalisation.
-
-    Parameters
-    ----------
-    A : (p, n) operator
-        With an adjoint; anything that `gram` takes, but functions: make them ``matvec`` and ``rmatvec`` of an object
-        with ``shape`` and ``like``.
-    num_probes, num_steps, rng, probes, first_probe, batch_size, progress
-        See `spectral_measure`. A step is a product with A and one with its adjoint; probes have n entries.
-    reorthogonalize : bool or int
-        See `lanczos`; on both sides.
-
-    Returns
-    -------
-    SpectralMeasure
-        Of √(AᴴA), with ``singular`` set: n values, zeros among them if p < n. ``trace(f)`` is the sum of f over them:
-        ``trace()`` the nuclear norm, ``count(low, high)`` a numerical rank.
-
-    Raises
-    ------
-    OperatorError
-        If A has no adjoint, or one that does not fit, or a product is not usable.
-    RequestError
-        If an argument is out of range.
-
-    Warns
-    -----
-    ClippedStepsWarning
-        If a run was cut at the dimension.
-
-    Notes
-    -----
-    ``spectral_measure(gram(A))`` is the measure of the squares; its small nodes are lost in the rounding of the large
-    ones, while those of the bidiagonal matrix keep their digits.
-
-    References
-    ----------
-    Golub and Kahan, Calculating the singular values and pseudo-inverse of a matrix, SIAM J. Numer. Anal. B 2 (1965).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> measure = singular_measure(np.diag([1.0, 2.0, 3.0])[:, :2], num_steps=2)
-    >>> [round(s, 6) for s in measure.support]
-    [1.0, 2.0]
-    """
-    A = rectangular(A)
-    least = min(A.shape[1], A.shape[0] + 1)  # distinct values, with zero where A has fewer rows than columns
-    num_steps, asked = _clipped(count("num_steps", num_steps), least, reorthogonalize), num_steps
-    source = source_of(probes, num_probes, rng, first_probe)
-    rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
-    right = RightSpace(A)
-    require_memory(right, source.num_probes, rows, num_steps, reorthogonalize)
-    products = Products(right)
-
-    def run_all(v: Array, report: Callable[[int, int], None] | None) -> Any:
-        first_row = products.first_row
-        return bidiagonalize(A, v, num_steps, reorthogonalize=reorthogonalize, progress=report, first_row=first_row)
-
-    batches = Batches(products, source, run_all, singular=True, reorthogonalize=_plain(reorthogonalize))
-    batches.add_all(rows, progress)
-    measure = batches.measure()
-    if asked > num_steps and measure.lengths.max() == num_steps:
-        warnings.warn(
-            f"num_steps={asked} exceeds the dimension: {num_steps} steps are exact for every probe",
-            ClippedStepsWarning,
-            stacklevel=2,
-        )
+    warn_if_clipped(measure, asked, num_steps)
     return measure
 
 
