@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from slq._arrays import Array, dot, imag, is_complex, largest_entry, namespace, norm, real, to_host
+from slq._arrays import Array, dot, imag, is_complex, largest_entry, namespace, norm, real, scale_rows, to_host
+from slq._check_vectors import draw
 from slq._products import Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
@@ -88,13 +89,21 @@ def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: i
     asymmetry = float(np.sqrt(n * (skew**2).sum() / (k * (k - 1)) / np.mean(lengths**2)))
     if asymmetry <= suspect(eps):
         return
-    # Vectors that A nearly annihilates leave nothing but rounding to compare: one more product tells the size of A.
-    again = products(unit_rows)
-    sizes = largest_entry(again)  # divided out: squares of extreme products are zero or infinite
-    again = again / namespace(again).where(sizes > 0, sizes, namespace(again).ones_like(sizes))[:, None]
-    gains = to_host(norm(dot(again, again))).astype(np.float64) * (to_host(sizes) / largest)
-    if skew.max() > 50 * eps * (gains / np.maximum(seen[1], _TINY)).max():
+    # Vectors that A nearly annihilates leave nothing but rounding to compare: others tell the size of A. The products
+    # point to where rounding comes from, if there is little else in them; random vectors see every A.
+    strangers = draw(products.operator, 0, [{i: n**-0.5} for i in range(k)])
+    gain = max(_gain(products, unit_rows, seen[1], largest), _gain(products, strangers, np.ones(k), largest))
+    if skew.max() > 50 * eps * gain:
         _judge_asymmetry(asymmetry, eps)
+
+
+def _gain(products: Products, x: Array, lengths: np.ndarray, unit: float) -> float:
+    """The largest ‖A x‖/‖x‖ of the rows, in units of `unit`, so that no square is zero or infinite."""
+    y = products(x)
+    sizes = largest_entry(y)
+    y = scale_rows(y, 1 / namespace(y).where(sizes > 0, sizes, namespace(y).ones_like(sizes)))
+    longest = to_host(norm(dot(y, y))).astype(np.float64) * (to_host(sizes).astype(np.float64) / unit)
+    return float((longest / np.maximum(lengths, _TINY)).max())
 
 
 def judge_steps(read: Mapping[str, np.ndarray], eps: float, norm_ahead: Callable[[], float]) -> None:
