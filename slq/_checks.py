@@ -1,5 +1,6 @@
 """Floor 1: what the products of a run tell about an operator for free."""
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 
@@ -10,12 +11,14 @@ from slq._check_vectors import draw
 from slq._products import Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
-__all__ = ["WRONG", "first_product", "judge_steps", "prescale", "rounding", "suspect"]
+__all__ = ["WRONG", "first_product", "judge_steps", "prescale", "rounding", "size_of_operator", "suspect"]
 
 # Fifty times what rounding explains is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where
 # precision can tell.
 _SUSPECT = 1e-8
 WRONG = 1e-2
+
+_LOUD = 50.0  # roundings of ‖A‖: a difference of no more may be rounding, whatever it is beside small products
 
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -79,7 +82,7 @@ def _prints(v: Array) -> list[Array]:
 
 def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: int) -> None:
     """`seen` as `first_product` read it; `unit_rows` are the products, each divided by its largest entry."""
-    k, largest, eps = seen.shape[1], seen[0].max(), products.eps
+    xp, k, largest, eps = namespace(unit_rows), seen.shape[1], seen[0].max(), products.eps
     size = seen[0] / largest  # relative: keeps the extremes finite
     lengths, forms = seen[1] * size, seen[2 : 2 + k] * size
     if is_complex(unit_rows):
@@ -89,47 +92,53 @@ def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: i
     asymmetry = float(np.sqrt(n * (skew**2).sum() / (k * (k - 1)) / np.mean(lengths**2)))
     if asymmetry <= suspect(eps):
         return
-    # Vectors that A nearly annihilates leave nothing but rounding to compare: others tell the size of A. The products
-    # point to where rounding comes from, if there is little else in them; random vectors see every A.
-    strangers = draw(products.operator, 0, [{i: n**-0.5} for i in range(k)])
-    gain = max(_gain(products, unit_rows, seen[1], largest), _gain(products, strangers, np.ones(k), largest))
-    if skew.max() > 50 * eps * gain:
+    lengths_of_rows = norm(dot(unit_rows, unit_rows))
+    ahead = scale_rows(unit_rows, 1 / xp.where(lengths_of_rows > 0, lengths_of_rows, xp.ones_like(lengths_of_rows)))
+    unit = prescale(seen[0], unit_rows)
+    if skew.max() * (largest * unit) > _LOUD * eps * size_of_operator(products, ahead, unit):
         _judge_asymmetry(asymmetry, eps)
 
 
-def _gain(products: Products, x: Array, lengths: np.ndarray, unit: float) -> float:
-    """The largest ‖A x‖/‖x‖ of the rows, in units of `unit`, so that no square is zero or infinite."""
-    y = products(x)
-    sizes = largest_entry(y)
-    y = scale_rows(y, 1 / namespace(y).where(sizes > 0, sizes, namespace(y).ones_like(sizes)))
-    longest = to_host(norm(dot(y, y))).astype(np.float64) * (to_host(sizes).astype(np.float64) / unit)
-    return float((longest / np.maximum(lengths, _TINY)).max())
+def size_of_operator(products: Products, ahead: Array, unit: float) -> float:
+    """`unit` ‖A‖ or somewhat less: vectors that A nearly annihilates leave rounding of it, which looks asymmetric.
+
+    Two more products tell: of random vectors, and of unit vectors `ahead` that were made of such rounding, if of any.
+    """
+    A = products.operator
+    strangers = draw(A, 0, [{i: A.shape[0] ** -0.5} for i in range(ahead.shape[0])])
+    images = (products(x) * unit for x in (ahead, strangers))
+    return max(float(to_host(norm(inner(A)(y, y))).max()) for y in images)
 
 
-def judge_steps(read: Mapping[str, np.ndarray], eps: float, norm_ahead: Callable[[], float]) -> None:
+def judge_steps(read: Mapping[str, np.ndarray], eps: float, size_of_a: Callable[[], float]) -> None:
     """Compare βⱼ₋₁ = vⱼᴴA vⱼ₋₁ with vⱼ₋₁ᴴA vⱼ, and αⱼ = vⱼᴴA vⱼ with its real part: equal if A is Hermitian.
 
     `read` holds rows of steps, as `Recurrence` noted them: alpha, beta, gap (from the second step on) and imag. A step
-    whose β has become small beside ‖A v‖ says nothing: its vectors are orthogonal to rounding over β only. `norm_ahead`
-    makes the product that comes next and tells its size.
+    whose β has become small beside ‖A v‖ says nothing: its vectors are orthogonal to rounding over β only. Where all
+    that was seen may be rounding, `size_of_a` decides.
     """
+    size_of_a = functools.cache(size_of_a)
     alpha, beta = np.abs(read["alpha"]), read["beta"]
     size = np.sqrt(alpha**2 + beta**2)  # ‖A v‖
     size[1:] = np.sqrt(size[1:] ** 2 + beta[:-1] ** 2)
     size = np.maximum.accumulate(size)  # where v is nearly annihilated, all that is left is rounding of ‖A‖
+
+    def asymmetry(difference: np.ndarray, size: np.ndarray) -> np.ndarray:
+        ratio = difference / np.maximum(size, _TINY)
+        if (ratio > suspect(eps)).any():
+            ratio = np.where(difference > _LOUD * eps * size_of_a(), ratio, 0.0)
+        return ratio
+
     if "gap" in read and len(read["gap"]):
         gap, b = read["gap"], beta[: len(read["gap"])]
-        told = np.where((b > 1e-2 * size[1 : len(gap) + 1]), gap / np.maximum(size[1 : len(gap) + 1], _TINY), 0.0)
+        beside = size[1 : len(gap) + 1]
+        told = asymmetry(np.where(b > 1e-2 * beside, gap, 0.0), beside)
         _judge_asymmetry(float(told[0].max()), eps)  # the second product: to second order that of the first two
         late = np.flatnonzero(told.max(axis=1) > suspect(eps))
         if late.size and late[0] > 0:
             _warn_of_drift(int(late[0]) + 1, float(told[late[0]].max()))
     if "imag" in read:
-        imaginary, norm_seen = float(np.abs(read["imag"]).max()), float(size.max())
-        if len(size) == 1 and imaginary > suspect(eps) * norm_seen:
-            # A vector that A annihilates leaves rounding of ‖A‖ in all that was seen; the next one, made of it, tells.
-            norm_seen = max(norm_seen, norm_ahead())
-        _judge_asymmetry(imaginary / max(norm_seen, _TINY), eps)
+        _judge_asymmetry(float(asymmetry(np.abs(read["imag"]), size).max()), eps)
 
 
 def _warn_of_drift(step: int, asymmetry: float) -> None:

@@ -1,12 +1,13 @@
 """Floor 2: the loop of the Lanczos recurrence. Nothing is read from a device between the first product and the last."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from slq import _checks
-from slq._arrays import Array, fused, imag, is_complex, is_numpy, namespace, norm, precision, real, to_host
+from slq._arrays import Array, fused, imag, is_complex, is_numpy, namespace, precision, real, to_host
 from slq._basis import Basis
 from slq._host_vectors import host_vectors
 from slq._products import Products
@@ -121,12 +122,9 @@ class Recurrence:
             alive = (read["beta"] > 0) & np.isfinite(read["drop"])
             self.needs_second_pass = bool((read["drop"][alive] < _DROP).any())
         if self._check:
-            _checks.judge_steps(read, max(self.products.eps, self._basis.eps), lambda: self._norm_ahead(v, unit))
+            size = functools.partial(_checks.size_of_operator, self.products, v, unit)
+            _checks.judge_steps(read, max(self.products.eps, self._basis.eps), size)
         return found
-
-    def _norm_ahead(self, v: Array, unit: float) -> float:
-        y = self.products(v) * unit
-        return float(to_host(norm(self._work.dot(y, y))).max())
 
     def _project(self, w: Array, squared: Array) -> tuple[Array, Array]:
         """`w` orthogonal to the basis, and its squared length."""

@@ -191,6 +191,13 @@ def test_vectors_of_a_small_eigenvalue_raise_no_alarm(small):
     slq.lanczos(A.matrix, x, 2)
 
 
+def test_a_run_whose_vectors_are_all_annihilated_raises_no_alarm():
+    # Found by hypothesis: rounding that stays in the null space, as asymmetric as can be.
+    for seed in range(20):
+        known = np.random.default_rng(seed).normal(size=(2, 2)) @ np.eye(4)[1:3]
+        slq.lanczos(slq.deflate(np.diag([0.0, 0.0, 0.125, 0.125]), known), np.eye(4)[0], 4)
+
+
 @pytest.mark.parametrize("exponent", [-600, -200, 200, 600])
 def test_the_first_products_tell_asymmetry_at_any_scale(exponent):
     # Squares of products that overflowed hid it.
