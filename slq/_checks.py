@@ -1,20 +1,24 @@
 """Floor 1: what the products of a run tell about an operator for free."""
 
+import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from slq._arrays import Array, dot, imag, is_complex, largest_entry, namespace, norm, real, to_host
+from slq._check_vectors import draw
 from slq._products import Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
-__all__ = ["WRONG", "first_product", "judge_steps", "prescale", "rounding", "suspect"]
+__all__ = ["WRONG", "first_product", "judge_steps", "prescale", "rounding", "size_of_operator", "suspect"]
 
 # Fifty times what rounding explains is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where
 # precision can tell.
 _SUSPECT = 1e-8
 WRONG = 1e-2
+
+_LOUD = 50.0  # roundings of ‖A‖: a difference of no more may be rounding, whatever it is beside small products
 
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -88,36 +92,56 @@ def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: i
     asymmetry = float(np.sqrt(n * (skew**2).sum() / (k * (k - 1)) / np.mean(lengths**2)))
     if asymmetry <= suspect(eps):
         return
-    # Vectors that A nearly annihilates leave nothing but rounding to compare: one more product tells the size of A.
-    again = products(unit_rows)
-    sizes = largest_entry(again)  # divided out: squares of extreme products are zero or infinite
-    again = again / namespace(again).where(sizes > 0, sizes, namespace(again).ones_like(sizes))[:, None]
-    gains = to_host(norm(dot(again, again))).astype(np.float64) * (to_host(sizes) / largest)
-    if skew.max() > 50 * eps * (gains / np.maximum(seen[1], _TINY)).max():
+    unit = prescale(seen[0], unit_rows)
+    if skew.max() * (largest * unit) > _LOUD * eps * size_of_operator(products, unit_rows, unit):
         _judge_asymmetry(asymmetry, eps)
 
 
-def judge_steps(read: Mapping[str, np.ndarray], eps: float) -> None:
+def size_of_operator(products: Products, ahead: Array, unit: float) -> float:
+    """`unit` ‖A‖ or somewhat less: vectors that A nearly annihilates leave rounding of it, which looks asymmetric.
+
+    Two more products tell: of random vectors, and of vectors `ahead` that were made of such rounding, if of any.
+    """
+    A = products.operator
+    strangers = draw(A, 0, [{i: A.shape[0] ** -0.5} for i in range(ahead.shape[0])])
+    sizes = []
+    for x in (ahead, strangers):
+        y = products(x) * unit
+        lengths, images = (to_host(norm(inner(A)(z, z))).astype(np.float64) for z in (x, y))
+        sizes.append((images / np.where(lengths > 0, lengths, np.inf)).max())
+    return float(max(sizes))
+
+
+def judge_steps(read: Mapping[str, np.ndarray], eps: float, size_of_a: Callable[[], float]) -> None:
     """Compare βⱼ₋₁ = vⱼᴴA vⱼ₋₁ with vⱼ₋₁ᴴA vⱼ, and αⱼ = vⱼᴴA vⱼ with its real part: equal if A is Hermitian.
 
     `read` holds rows of steps, as `Recurrence` noted them: alpha, beta, returned (from the second step on), and
     imaginary parts. A step whose β has become small beside ‖A v‖ says nothing: its vectors are orthogonal to rounding
-    over β only.
+    over β only. Where all that was seen may be rounding, `size_of_a` decides.
     """
+    size_of_a = functools.cache(size_of_a)
     alpha, beta = np.abs(read["alpha"]), read["beta"]
     size = np.sqrt(alpha**2 + beta**2)  # ‖A v‖
     size[1:] = np.sqrt(size[1:] ** 2 + beta[:-1] ** 2)
     size = np.maximum.accumulate(size)  # where v is nearly annihilated, all that is left is rounding of ‖A‖
+
+    def asymmetry(difference: np.ndarray, size: np.ndarray) -> np.ndarray:
+        ratio = difference / np.maximum(size, _TINY)
+        if (ratio > suspect(eps)).any():
+            ratio = np.where(difference > _LOUD * eps * size_of_a(), ratio, 0.0)
+        return ratio
+
     if "returned" in read:
         b = beta[: len(read["returned"])]
         gap = np.hypot(read["returned"] - b, read.get("returned_imag", 0.0))
-        told = np.where((b > 1e-2 * size[1 : len(gap) + 1]), gap / np.maximum(size[1 : len(gap) + 1], _TINY), 0.0)
+        beside = size[1 : len(gap) + 1]
+        told = asymmetry(np.where(b > 1e-2 * beside, gap, 0.0), beside)
         _judge_asymmetry(float(told[0].max()), eps)  # the second product: to second order that of the first two
         late = np.flatnonzero(told.max(axis=1) > suspect(eps))
         if late.size and late[0] > 0:
             _warn_of_drift(int(late[0]) + 1, float(told[late[0]].max()))
-    if "imag" in read and len(size) > 1:  # one vector that A annihilates leaves nothing but rounding of ‖A‖
-        _judge_asymmetry(float(np.abs(read["imag"]).max()) / max(float(size.max()), _TINY), eps)
+    if "imag" in read:
+        _judge_asymmetry(float(asymmetry(np.abs(read["imag"]), size).max()), eps)
 
 
 def _warn_of_drift(step: int, asymmetry: float) -> None:

@@ -1,5 +1,6 @@
 """Floor 2: the loop of the Lanczos recurrence. Nothing is read from a device between the first product and the last."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -121,7 +122,8 @@ class Recurrence:
             alive = (read["beta"] > 0) & np.isfinite(read["drop"])
             self.needs_second_pass = bool((read["drop"][alive] < _DROP).any())
         if self._check:
-            _checks.judge_steps(read, max(self.products.eps, self._basis.eps))
+            size = functools.partial(_checks.size_of_operator, self.products, v, self._unit)
+            _checks.judge_steps(read, max(self.products.eps, self._basis.eps), size)
         return found
 
     def _multiply(self, j: int, before: Array | None, b: Array, v: Array) -> tuple[Array, Array, Array]:

@@ -3,7 +3,7 @@
 ``make test`` tries 200 examples of each law, the same every time (profile "ci"). With SLQ_HYPOTHESIS_MINUTES set, all
 collected laws share that time equally, each on fresh examples (profile "nightly"):
 
-    SLQ_HYPOTHESIS_MINUTES=60 python -m pytest tests/test_properties.py -p no:xdist
+    SLQ_HYPOTHESIS_MINUTES=60 python -m pytest tests/test_properties*.py -p no:xdist
 
 A line at the end of the session says how many examples each law has passed. What failed is kept in ``.hypothesis`` and
 comes first in the next run.

@@ -184,6 +184,21 @@ def test_vectors_in_the_null_space_raise_no_alarm_at_any_scale(dtype, k, num_ste
     slq.lanczos(A.matrix * 2.0**exponent, A.vectors[:k], num_steps)
 
 
+@pytest.mark.parametrize("small", [1e-15, 1e-13, 1e-10, 1e-7])
+def test_vectors_of_a_small_eigenvalue_raise_no_alarm(small):
+    # Found by hypothesis: their products are theirs, yet carry the rounding of the large eigenvalues.
+    A = problem([0.0, 0.0, 0.0, small, 1.0], seed=3)
+    x = np.random.default_rng(0).normal(size=(3, 2)) @ A.vectors[2:4]
+    slq.lanczos(A.matrix, x, 2)
+
+
+def test_a_run_whose_vectors_are_all_annihilated_raises_no_alarm():
+    # Found by hypothesis: rounding that stays in the null space, as asymmetric as can be.
+    for seed in range(20):
+        known = np.random.default_rng(seed).normal(size=(2, 2)) @ np.eye(4)[1:3]
+        slq.lanczos(slq.deflate(np.diag([0.0, 0.0, 0.125, 0.125]), known), np.eye(4)[0], 4)
+
+
 @pytest.mark.parametrize("exponent", [-600, -200, 200, 600])
 def test_the_first_products_tell_asymmetry_at_any_scale(exponent):
     # Squares of products that overflowed hid it.

@@ -125,7 +125,9 @@ def test_powers_of_two_scale_to_the_bit(case, num_steps, exponent, kind):
 @law(case=cases(), num_steps=steps, sigma=st.floats(-4, 4))
 def test_a_shift_moves_the_nodes(case, num_steps, sigma):
     plain = measured(case.matrix, case.x, num_steps=num_steps)
-    moved = measured(slq.shift(case.matrix, sigma * case.unit), case.x, num_steps=num_steps)
+    # Where next to nothing is left, the products are rounding of those of A, which no check takes for an operator's.
+    check = bool(np.abs(case.eigenvalues + sigma).max() > 1e-6)
+    moved = measured(slq.shift(case.matrix, sigma * case.unit), case.x, num_steps=num_steps, check=check)
     back = moved.changed(alpha=moved.alpha - sigma * case.unit * (np.arange(moved.num_steps) < moved.lengths[:, None]))
     assert apart(plain, back, case.unit) <= NEAR * (1 + abs(sigma))
 
