@@ -46,12 +46,13 @@ def lanczos(
     A : operator
         Real symmetric or complex Hermitian; anything that `aslinearoperator` takes.
     V : (k, n) or (n,) array
-        Start vectors, one per row, of any length but zero; of the operator's library, dtype and device.
+        Start vectors, one per row, of any length but zero; of the operator's library and device. Complex ones
+        take two products of a real operator.
     num_steps : int
         The number m of steps; each costs one product with the block.
     reorthogonalize : bool or int
-        True: against all earlier vectors, Gram-Schmidt twice (memory k·m·n). An integer s: against the first
-        s. False: the three-term recurrence alone, for cheap products and huge n; converged Ritz values then come in
+        True: against all earlier vectors, by Gram-Schmidt, and once more where that took more than half of ‖w‖²
+        (memory k·m·n). An integer s: against the first s. False: the three-term recurrence alone, for cheap products and huge n; converged Ritz values then come in
         copies, which delays the rest of the spectrum but never spoils a converged answer.
     basis_dtype : {None, "float32", "bfloat16", "host"}
         How the vectors that reorthogonalisation needs are kept, while the recurrence stays in its own precision: in
@@ -77,8 +78,9 @@ def lanczos(
 
     Notes
     -----
-    Nothing is read back from the device between the first product and the last. The order of operations is that of
-    Paige 1972 (A1), the most accurate of the four he compared.
+    Nothing is read back from a device between the first product and the last. If the coefficients then show that a
+    projection took too much to be the only one, the run is repeated with two; on the host this is seen at each step.
+    The order of operations is that of Paige 1972 (A1), the most accurate of the four he compared.
 
     References
     ----------
