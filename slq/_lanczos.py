@@ -51,9 +51,10 @@ def lanczos(
     num_steps : int
         The number m of steps; each costs one product with the block.
     reorthogonalize : bool or int
-        True: against all earlier vectors, by Gram-Schmidt, and once more where that took more than half of ‖w‖²
-        (memory k·m·n). An integer s: against the first s. False: the three-term recurrence alone, for cheap products and huge n; converged Ritz values then come in
-        copies, which delays the rest of the spectrum but never spoils a converged answer.
+        True: against all earlier vectors, by Gram-Schmidt, and once more where that took more than half of ‖w‖² (memory
+        k·m·n). An integer s: against the first s. False: the three-term recurrence alone, for cheap products and huge
+        n; converged Ritz values then come in copies, which delays the rest of the spectrum but never spoils a converged
+        answer.
     basis_dtype : {None, "float32", "bfloat16", "host"}
         How the vectors that reorthogonalisation needs are kept, while the recurrence stays in its own precision: in
         that of the vectors (None), in single precision, in bfloat16 (half the memory of float32, and nearly its
