@@ -126,6 +126,7 @@ def _is_like(product: Array, argument: Array) -> bool:
         and product.dtype == argument.dtype
         and product.shape == argument.shape
         and product.device == argument.device
+        and getattr(product, "layout", None) is getattr(argument, "layout", None)  # a sparse tensor is of one class
     )
 
 
