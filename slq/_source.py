@@ -87,7 +87,13 @@ class _Drawn(Source):
             host_like = np.empty(0, dtype=to_host(like).dtype)
             return put(A, self._sample(seed, ids, index, n, host_like), like)
         block = self._sample(seed, ids, index, n, like)
-        if self._sample not in SAMPLERS.values() and is_array(block) and block.ndim == 2:
+        if self._sample not in SAMPLERS.values() and is_array(block):
+            rows = block.shape[0] if block.ndim == 2 else 1
+            if rows != len(ids):
+                raise ShapeError(
+                    f"the sampler returned {rows} vectors for {len(ids)} numbers in probe_ids; "
+                    "it must return a (k, n) block with a row for each"
+                )
             self._judge(A, block)
         return block
 
@@ -99,10 +105,13 @@ class _Drawn(Source):
     def _judge(self, A: LinearOperator, block: Array) -> None:
         """Warn, and give up error bars, if a user's sampler repeats itself or is not of mean square one."""
         xp, dot, k, n = namespace(block), inner(A), block.shape[0], A.shape[0]
-        lengths = norm(dot(block, block))
-        cosines = [dot(block / lengths[:, None], (block[i, :] / lengths[i])[None, :]) for i in range(k)]
+        with np.errstate(invalid="ignore", divide="ignore"):  # of zeros and NaN, which `start` refuses
+            lengths = norm(dot(block, block))
+            cosines = [dot(block / lengths[:, None], (block[i, :] / lengths[i])[None, :]) for i in range(k)]
         seen = to_host(xp.stack([lengths, *(xp.astype(xp.abs(row), real(lengths).dtype) for row in cosines)]))
         size, alike = seen[0].astype(float), np.abs(seen[1:]) - np.eye(k)
+        if not (np.isfinite(size) & (size > 0)).all():
+            return
         spread = 6 * np.sqrt(2 / (n * k))  # of the mean of k χ² variables over n, six standard deviations
         reason = ""
         if n > _FEW and k > 1 and alike.max() > 1 - _SAME:
@@ -116,7 +125,7 @@ class _Drawn(Source):
                 f"{reason}: estimates get no error bar; a sampler must return independent vectors with E[x xᴴ] = I, "
                 "each a function of its number in probe_ids",
                 DependentProbesWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
 

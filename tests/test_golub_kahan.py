@@ -224,6 +224,19 @@ def test_what_is_wrong_is_named(operator, error, message):
         slq.golub_kahan(operator, V, M)
 
 
+def test_errors_that_speak_for_themselves_pass_through():
+    def exhausted(_):
+        raise MemoryError("no more")
+
+    def own(_):
+        raise RequestError("the operator's own")
+
+    for forth, error in ((exhausted, MemoryError), (own, RequestError)):
+        with pytest.raises(error, match=r"no more|the operator's own") as caught:
+            slq.golub_kahan(Wrong(forth=forth), V, M)
+        assert caught.value.__cause__ is None
+
+
 def test_requests_are_checked(xp):
     A = xp.asarray(matrix(VALUES)[0])
     with pytest.raises(RequestError, match="num_steps= expects an integer >= 1, got 0"):

@@ -159,6 +159,12 @@ def test_steinhaus_probes_need_a_complex_operator():
         slq.steinhaus(0, [0], None, 5, REAL)
 
 
+@pytest.mark.parametrize("sampler", [slq.sphere, slq.gaussian, slq.rademacher], ids=lambda s: s.__name__)
+def test_a_process_may_hold_no_coordinate(sampler):
+    for index in (np.empty(0, dtype=int), slice(3, 3)):
+        assert sampler(0, [0, 1], index, 5, REAL).shape == (2, 0)
+
+
 def test_what_rng_may_be():
     assert seed_of(7) == 7
     assert seed_of(np.uint64(2**63)) == 2**63

@@ -1,14 +1,18 @@
 """slq/_vectors.py, _host_vectors.py, _compiled.py: every way of doing the vector work gives the same."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import scipy.sparse
 
 import slq
-from slq import _compiled, _host_vectors
+from slq import _compiled, _host_vectors, _vectors
 from slq._arrays import to_host
 from slq._products import Products
 from slq._vectors import Vectors, device_vectors
+from slq.errors import NotSymmetricError
 
 K, N = 5, 40_000  # longer than a block of rows, and enough numbers for the compiled loops
 RNG = np.random.default_rng(0)
@@ -112,6 +116,95 @@ def test_interleaved_runs_end_one_by_one(kind, monkeypatch):
     others = [0, 2, 3, 4]
     expected = slq.lanczos(blocks, start[others], 6, reorthogonalize=False)
     np.testing.assert_allclose(run.alpha[others], expected.alpha, atol=1e-12)
+
+
+# What cannot run here as it does elsewhere: the sources of compiled loops as Python, CuPy's kernels as NumPy
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("compare", [True, False])
+@pytest.mark.parametrize("name", _compiled.__all__)
+def test_compiled_loops_do_what_their_source_says(name, dtype, compare):
+    matrix = LINE[:60, :60].tocsr().astype(dtype)
+    y, before, v, b = arrays(dtype, 3, 60)
+    columns, old = np.ascontiguousarray(v.T), np.ascontiguousarray(before.T)
+    arguments = {
+        "open_rows": (y, before, b, v),
+        "close_rows": (before, b, v),
+        "open_csr": (matrix.indptr, matrix.indices, matrix.data, 0.5, old, b, columns, compare),
+        "close_columns": (old, b, columns),
+        "dot_columns": (old, columns),
+        "scale_columns": (old, b),
+    }[name]
+    seen = []
+    for loop in (getattr(_compiled, name), getattr(_compiled, name).py_func):
+        own = [x.copy() if isinstance(x, np.ndarray) else x for x in arguments]
+        returned = loop(*own)
+        returned = [] if returned is None else returned if isinstance(returned, tuple) else [returned]
+        seen.append([*returned, *(x for x in own if isinstance(x, np.ndarray))])
+    assert len(seen[0]) == len(seen[1])
+    same(*seen, np.finfo(dtype).eps)
+    changed = [not np.array_equal(x, z) for x, z in zip(seen[1][-len(own) :], arguments[-len(own) :], strict=False)]
+    assert any(changed) == (name != "dot_columns")
+
+
+class ElementwiseKernel:
+    """CuPy's, in NumPy: the operation is run as it stands, on whole arrays, into the last argument."""
+
+    def __init__(self, into, out, operation, _):
+        self._names = [part.split()[1] for part in f"{into}, {out}".split(", ")]
+        self._operation = operation
+
+    def __call__(self, *arrays):
+        values = dict(zip(self._names, arrays, strict=True))
+        exec(self._operation, {}, values)  # leaves its result under the last name
+        arrays[-1][...] = values[self._names[-1]]
+        return arrays[-1]
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(ElementwiseKernel=ElementwiseKernel))
+    monkeypatch.setattr("slq._vectors.library_name", lambda _: "cupy")
+    _vectors._cupy_subtract.cache_clear()
+    yield device_vectors(slq.aslinearoperator(np.eye(24)), np.eye(24))
+    _vectors._cupy_subtract.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
+def test_the_kernels_of_cupy_make_the_steps_of_the_array_api(kernels, dtype):
+    y, before, v, b = arrays(dtype, 3, 24)
+    expected = step(Vectors(), y, before.copy(), v, b)
+    kept = y.copy()
+    found = step(kernels, y, before, v, b)
+    same(found, expected, np.finfo(dtype).eps)
+    assert found[0] is before
+    assert step(kernels, y, before, v, b, compare=False)[2] is None
+    w, a, returned = kernels.open(y, None, b, v, True)
+    assert returned is None
+    same([w, a], [y, np.vecdot(v, y)], np.finfo(dtype).eps)
+    same([kernels.normalise(w, b)], [kept * b[:, None]], np.finfo(dtype).eps)
+    np.testing.assert_array_equal(y, kept)
+
+
+@pytest.mark.parametrize("compare", [True, False])
+@pytest.mark.parametrize("kind", ["scipy", "compiled"])
+def test_products_made_on_the_way_compare_only_if_asked(kind, compare, monkeypatch):
+    start = np.random.default_rng(3).normal(size=(K, N))
+    if kind == "scipy":
+        monkeypatch.setattr(_host_vectors, "compiled", lambda: None)
+    run = slq.lanczos(LINE, start, 3, reorthogonalize=False, check=compare)
+    expected = slq.lanczos(LINE, start, 3)
+    np.testing.assert_allclose(run.alpha, expected.alpha, atol=1e-13)
+    np.testing.assert_allclose(run.beta, expected.beta, atol=1e-13)
+    # An asymmetric entry is met only by a comparison.
+    spoilt = LINE.copy()
+    spoilt.data = LINE.data * (1 + (np.arange(LINE.nnz) % 3 == 1))  # those above the diagonal
+    if compare:
+        with pytest.raises(NotSymmetricError, match="not symmetric"):
+            slq.lanczos(spoilt, start, 3, reorthogonalize=False)
+    else:
+        assert np.isfinite(slq.lanczos(spoilt, start, 3, reorthogonalize=False, check=False).alpha).all()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
