@@ -21,6 +21,7 @@ __all__ = [
     "empty_like",
     "from_host",
     "fused",
+    "give_back",
     "has_one_shape",
     "imag",
     "is_array",
@@ -124,6 +125,12 @@ def empty_dense(x: Array) -> Array:
 def detach(x: Array) -> Array:
     """`x` without its autograd history (torch); other libraries have none to drop."""
     return x.detach() if is_torch_array(x) and x.requires_grad else x
+
+
+def give_back(x: Array) -> None:
+    """Undo what a product did to the flags of its input: autograd (torch) lets nobody write into a marked one."""
+    if getattr(x, "requires_grad", False):
+        x.requires_grad_(False)
 
 
 def to_host(x: Array) -> np.ndarray:

@@ -11,12 +11,12 @@ from slq._basis import storage_for
 from slq._lanczos import basis_size, start
 from slq._measure import SpectralMeasure
 from slq._memory import forecast, require
-from slq._products import Products
+from slq._products import LinearOperator, Products
 from slq._recurrence import Tridiagonal
 from slq._version import __version__
 from slq.errors import NonFiniteError, ProductError, RequestError
 
-__all__ = ["Batches", "require_memory"]
+__all__ = ["Batches", "require_directions", "require_memory"]
 
 Runner = Callable[[Array, Callable[[int, int], None] | None], Tridiagonal]
 
@@ -102,6 +102,13 @@ class Batches:
 def _scaled(progress: Callable[[int, int], None], done: int, rows: int, all_rows: int) -> Callable[[int, int], None]:
     """Steps of a batch as products of the whole."""
     return lambda step, steps: progress(done * steps + rows * step, all_rows * steps)
+
+
+def require_directions(A: LinearOperator, source: Any, rows: int) -> None:
+    """Refuse given vectors that no run can start from, before the first product; samplers are trusted."""
+    if source.probe_ids is None:
+        for low in range(0, source.num_probes, rows):
+            start(A, source.draw(A, low, low + rows))
 
 
 def require_memory(

@@ -44,7 +44,7 @@ def first_product(products: Products, v: Array, check: bool) -> tuple[Array, flo
             columns.extend(part(forms)[i, :] for i in range(v.shape[0]))
     if check:
         columns.extend(xp.astype(x, size.dtype) for x in (*before, *_prints(v)))
-    seen = to_host(xp.stack(columns)).astype(np.float64)
+    seen = products.read(xp.stack(columns)).astype(np.float64)
     prints = len(before)
     if check and not np.array_equal(seen[-2 * prints : -prints], seen[-prints:]):
         raise AliasedOutputError("the product wrote into its input; let it work on a copy, or return a new array")

@@ -21,6 +21,8 @@ _LIBRARIES = {"cupy": "cupy", "cupyx": "cupy", "jax": "jax.numpy", "jaxlib": "ja
 
 def wrap_foreign(A: Any, like: Array) -> LinearOperator | None:
     """An operator of A if it is one of another package's, else None."""
+    if isinstance(A, type):  # its attributes are those of its instances, without their values
+        return None
     if hasattr(A, "mv") and hasattr(A, "in_structure"):
         return _lineax(A)
     has_shape = hasattr(A, "shape")

@@ -22,12 +22,13 @@ from slq._checks import prescale
 from slq._gram import Rectangular, rectangular
 from slq._host_vectors import host_vectors
 from slq._lanczos import basis_size, start
+from slq._products import product_error
 from slq._quadrature import singular_run_lengths
 from slq._recurrence import breakdown, length_of
 from slq._source import count
 from slq._vectors import Vectors
 from slq._wrappers import check_size
-from slq.errors import NonFiniteError, OperatorError, ProductError, SlqError
+from slq.errors import NonFiniteError, OperatorError, SlqError
 
 __all__ = ["Bidiagonal", "RightSpace", "bidiagonalize", "golub_kahan"]
 
@@ -121,9 +122,7 @@ class _Side:
         except (SlqError, MemoryError):
             raise
         except Exception as error:
-            failed = ProductError(f"the product of step {step} raised {type(error).__name__}: {error}")
-            failed.step = step
-            raise failed from error
+            raise product_error(error, step, argument.shape) from error
         check_size(y, argument, self._size)
         return xp.astype(y, x.dtype) * self.unit
 

@@ -13,16 +13,18 @@ from slq._arrays import (
     device_of,
     dot,
     from_host,
+    give_back,
     is_array,
     is_complex,
     is_sparse,
     library_name,
     namespace,
     precision,
+    to_host,
 )
 from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError, SlqError
 
-__all__ = ["LinearOperator", "Products", "check_product", "complexified", "describe", "inner", "put"]
+__all__ = ["LinearOperator", "Products", "check_product", "complexified", "describe", "inner", "product_error", "put"]
 
 
 @runtime_checkable
@@ -81,17 +83,19 @@ class Products:
         except (SlqError, MemoryError):
             raise
         except Exception as error:
-            failed = ProductError(
-                f"the product of step {self.step} raised {type(error).__name__} for a block of shape "
-                f"{tuple(argument.shape)}, each row a vector: {error}; correct the product, or let aslinearoperator "
-                "wrap a function of one vector; what was computed before is kept in `.partial` of this error"
-            )
-            failed.step = self.step
-            raise failed from error
+            raise product_error(error, self.step, argument.shape) from error
+        give_back(argument)
         if not _is_like(product, argument):
             product = self._accept(product, argument)
         product = detach(product)
         return product if product.dtype == x.dtype else namespace(x).astype(product, x.dtype)
+
+    def read(self, x: Array) -> np.ndarray:
+        """`x` on the host; an error that only shows now is one of the product that it was computed from."""
+        try:
+            return to_host(x)
+        except Exception as error:
+            raise product_error(error, self.step, x.shape) from error
 
     def _accept(self, product: Array, argument: Array) -> Array:
         check_product(product, argument)
@@ -119,6 +123,17 @@ class Products:
         return xp.astype(product, argument.dtype)
 
 
+def product_error(error: BaseException, step: int, shape: tuple[int, ...]) -> ProductError:
+    """What to raise when a product has raised `error`."""
+    failed = ProductError(
+        f"the product of step {step} raised {type(error).__name__} for a block of shape {tuple(shape)}, each row a "
+        f"vector: {error}; correct the product, or let aslinearoperator wrap a function of one vector; what was "
+        "computed before is kept in `.partial` of this error"
+    )
+    failed.step = step
+    return failed
+
+
 def _is_like(product: Array, argument: Array) -> bool:
     """Whether a product is just as it should be, in a microsecond; anything odd is left to `check_product`."""
     return (
@@ -126,6 +141,7 @@ def _is_like(product: Array, argument: Array) -> bool:
         and product.dtype == argument.dtype
         and product.shape == argument.shape
         and product.device == argument.device
+        and getattr(product, "layout", None) == getattr(argument, "layout", None)  # torch's sparse tensors
     )
 
 

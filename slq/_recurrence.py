@@ -9,7 +9,7 @@ from slq import _checks
 from slq._arrays import Array, fused, imag, is_complex, is_numpy, namespace, precision, real, to_host
 from slq._basis import Basis
 from slq._host_vectors import host_vectors
-from slq._products import Products
+from slq._products import Products, product_error
 from slq._quadrature import run_lengths
 from slq._vectors import device_vectors
 from slq.errors import NonFiniteError, ProductError
@@ -75,28 +75,43 @@ class Recurrence:
             self._work = device_vectors(A, v)
         self._rounding = breakdown(v)
         self._columns: dict[str, list[Array]] = {}
+        self._unit = 1.0  # the power of two by which products are multiplied
 
     def coefficients(
         self, v: Array, num_steps: int, progress: Callable[[int, int], None] | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Alpha and beta of `num_steps` steps, (k, m) each; `v` is written over."""
+        try:
+            return self._run(v, num_steps, progress)
+        except Exception as error:
+            # A device reports an error after the fact: with a later product, or when the coefficients are read.
+            lost = None if self._work.on_host else self._first_lost()
+            if lost is None:
+                raise
+            cause = (error.__cause__ if isinstance(error, ProductError) else None) or error
+            failed = product_error(cause, lost, v.shape)
+            failed.partial = self._before(lost)
+        raise failed from cause
+
+    def _run(
+        self, v: Array, num_steps: int, progress: Callable[[int, int], None] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         xp, work = namespace(v), self._work
         v = work.adopt(v)
         before: Array | None = None
         b = norm_seen = xp.zeros_like(real(v[:, 0]))
-        unit = 1.0
         for j in range(num_steps):
             self.products.step = j
             try:
                 if j == 0:
-                    y, unit = _checks.first_product(self.products, v, self._check)
-                    w, a, returned = work.open(y if unit == 1.0 else y * unit, None, b, v, False)
+                    y, self._unit = _checks.first_product(self.products, v, self._check)
+                    w, a, returned = work.open(y if self._unit == 1.0 else y * self._unit, None, b, v, False)
                     del y
                 else:
-                    w, a, returned = work.multiply_and_open(self.products, unit, before, b, v, self._check)
+                    w, a, returned = work.multiply_and_open(self.products, self._unit, before, b, v, self._check)
             except ProductError as error:
-                if j:
-                    error.partial = Tridiagonal(*self._read(j, unit)[0])
+                if work.on_host or self._first_lost() is None:
+                    error.partial = self._before(j)
                 raise
             if work.on_host:
                 self._look_for_faults(a, w, v)
@@ -115,7 +130,7 @@ class Recurrence:
                 progress(j + 1, num_steps)
             if work.on_host and not b.any():
                 break  # every run met an invariant subspace
-        found, read = self._read(num_steps, unit)
+        found, read = self._read(num_steps)
         self._require_finite(*found)
         if "drop" in read:
             alive = (read["beta"] > 0) & np.isfinite(read["drop"])
@@ -145,7 +160,21 @@ class Recurrence:
             if value is not None:
                 self._columns.setdefault(name, []).append(value)
 
-    def _read(self, num_steps: int, unit: float) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    def _first_lost(self) -> int | None:
+        """The first step whose coefficients a device cannot give, as the product they come from has failed."""
+        for step, a in enumerate(self._columns.get("alpha", [])):
+            try:
+                to_host(a)
+            except Exception:  # whatever the library raises
+                return step
+        return None
+
+    def _before(self, step: int) -> Tridiagonal | None:
+        """What was computed before a step."""
+        self._columns = {name: column[:step] for name, column in self._columns.items() if name in ("alpha", "beta")}
+        return Tridiagonal(*self._read(step)[0]) if step else None
+
+    def _read(self, num_steps: int) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
         """One transfer for everything that was noted: alpha and beta, (k, num_steps) each; and all of it by steps."""
         columns = {name: column for name, column in self._columns.items() if column}
         xp = namespace(columns["alpha"][0])
@@ -154,8 +183,8 @@ class Recurrence:
         read = dict(zip(columns, np.split(rows, ends), strict=True))
         alpha, beta = (np.zeros((rows.shape[1], num_steps)) for _ in range(2))
         for row, length in enumerate(run_lengths(read["beta"].T)):
-            alpha[row, :length] = read["alpha"][:length, row] / unit
-            beta[row, :length] = read["beta"][:length, row] / unit
+            alpha[row, :length] = read["alpha"][:length, row] / self._unit
+            beta[row, :length] = read["beta"][:length, row] / self._unit
         return (alpha, beta), read
 
     def _look_for_faults(self, a: np.ndarray, w: np.ndarray, v: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from slq._arrays import Array, is_complex
-from slq._batches import Batches, require_memory
+from slq._batches import Batches, require_directions, require_memory
 from slq._check_operator import quick_check
 from slq._estimate import Estimate
 from slq._functions import try_function
@@ -116,6 +116,7 @@ def spectral_measure(
         A = complexified(A)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
     require_memory(A, source.num_probes, rows, num_steps, reorthogonalize, basis_dtype)
+    require_directions(A, source, rows)
     products = Products(A)
     watch = check is not False
     if watch:

@@ -182,7 +182,9 @@ def _not_finite(row: str | int) -> str:
 def multiply(products: Products, x: Array) -> Array:
     """The product with the rows of x, checked."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # found in the product, and named
-        return products(x)
+        y = products(x)
+        products.read(y[:1, :1])  # an error that shows later shows here
+        return y
 
 
 def size_of(A: LinearOperator, x: Array) -> float:

@@ -1,5 +1,6 @@
 """slq/_checks.py: what the first products tell about an operator."""
 
+import time
 import warnings
 
 import numpy as np
@@ -246,3 +247,44 @@ def test_finished_steps_survive_an_error_in_a_product(xp):
         slq.spectral_measure(operator, num_probes=K, num_steps=3, check=False, batch_size=2)
     assert caught.value.partial.probe_ids == (0, 1)
     assert caught.value.partial.num_steps == 3
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01])
+@pytest.mark.parametrize("step", [0, 1, 5, M - 1])
+def test_an_error_that_a_device_reports_late_is_that_of_its_step(step, delay):
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    calls = iter(range(10**6))
+
+    def on_host(x):
+        time.sleep(delay)  # products are issued meanwhile
+        if next(calls) == step:
+            raise OSError("the data set is gone")
+        return np.asarray(x) @ SYMMETRIC
+
+    operator = aslinearoperator(
+        lambda x: jax.pure_callback(on_host, jax.ShapeDtypeStruct(x.shape, x.dtype), x),
+        like=jax.numpy.zeros(N),
+        batched=True,
+    )
+    with pytest.raises(ProductError, match=rf"(?s)product of step {step} raised .*the data set is gone") as caught:
+        slq.lanczos(operator, jax.numpy.asarray(V), M)
+    assert caught.value.step == step
+    assert isinstance(caught.value.__cause__, Exception)
+    if step == 0:
+        assert caught.value.partial is None
+    else:
+        np.testing.assert_allclose(caught.value.partial.alpha, slq.lanczos(SYMMETRIC, V, step).alpha, atol=1e-12)
+    calls = iter(range(step, 10**6))
+    if step == 0:  # the products of the checks are products too
+        with pytest.raises(ProductError, match=r"(?s)product of step 0 raised .*the data set is gone"):
+            slq.spectral_measure(operator, num_probes=K, num_steps=M)
+
+
+def test_an_error_of_the_callers_own_function_is_no_error_of_a_product(xp):
+    def progress(done, of):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match=r"^stop$") as caught:
+        slq.lanczos(xp.asarray(SYMMETRIC), xp.asarray(V), M, progress=progress)
+    assert not isinstance(caught.value, ProductError)

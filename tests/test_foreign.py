@@ -427,6 +427,11 @@ def test_batches_of_matrices_are_refused():
         aslinearoperator(Batch())
 
 
+def test_a_class_is_no_operator():
+    with pytest.raises(OperatorError, match="a function needs like= an example vector"):
+        aslinearoperator(OneVector)
+
+
 def test_masked_arrays_are_refused():
     with pytest.raises(OperatorError, match=r"no product that respects its mask; fill it first, e.g. A.filled\(0\)"):
         aslinearoperator(np.ma.masked_less(A, 0))

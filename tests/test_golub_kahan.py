@@ -212,7 +212,7 @@ def calls(at, value):
         (Wrong(back=lambda y: y + 1e-3 * y[:, ::-1]), OperatorError, "the adjoint does not fit"),
         (Wrong(back=lambda y: y[:, :5]), ShapeError, r"returned shape \(3, 5\)"),
         (Wrong(forth=lambda y: y.tolist()), PlacementError, "returned list"),
-        (Wrong(forth=fail), ProductError, "the product of step 0 raised OSError: gone"),
+        (Wrong(forth=fail), ProductError, "product of step 0 raised OSError for a block .*: gone; correct the product"),
         (Wrong(forth=calls(0, np.nan)), NonFiniteError, r"products of step 0 contain NaN .* for probes \[0, 1, 2\]"),
         (Wrong(back=calls(3, np.inf)), NonFiniteError, "products of step 3 contain NaN or infinity"),
         (np.ones(3), ShapeError, "expected a matrix with 2 dimensions"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import slq
-from slq import _checks, _lanczos, _recurrence
+from slq import _lanczos, _products, _recurrence
 from slq._arrays import to_host
 from slq.errors import PlacementError, RequestError, ShapeError
 from tests.problems import K, M, N, hessian_like, indefinite, mix, problem, strakos
@@ -188,7 +188,7 @@ def test_half_precision_matrices_of_numpy():
 def reads(monkeypatch):
     """The number of arrays read back from the device so far, in a list that a test may clear."""
     seen = []
-    for module in (_lanczos, _recurrence, _checks):
+    for module in (_lanczos, _recurrence, _products):
         original = module.to_host
         monkeypatch.setattr(module, "to_host", lambda x, original=original: (seen.append(x), original(x))[1])
     return seen

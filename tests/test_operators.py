@@ -281,6 +281,21 @@ def test_gradients_are_not_tracked_through_the_recurrence():
     np.testing.assert_allclose(run.alpha, slq.lanczos(A, X, 5).alpha, rtol=1e-12, atol=1e-14)
 
 
+def test_a_product_may_mark_its_input_for_autograd():
+    torch = pytest.importorskip("torch")
+    matrix = torch.tensor(A)
+    operator = aslinearoperator(lambda x: x.requires_grad_() @ matrix, like=matrix[0], batched=True)
+    run = slq.lanczos(operator, torch.tensor(X), 5)
+    np.testing.assert_allclose(run.alpha, slq.lanczos(A, X, 5).alpha, rtol=1e-12, atol=1e-14)
+
+
+def test_a_sparse_tensor_is_no_product():
+    torch = pytest.importorskip("torch")
+    operator = aslinearoperator(lambda x: x.to_sparse(), like=torch.tensor(X[0]), batched=True)
+    with pytest.raises(PlacementError, match="returned a sparse tensor; expected a dense one, like its input"):
+        slq.lanczos(operator, torch.tensor(X), 5)
+
+
 def test_an_error_inside_the_product_reaches_the_user():
     def fails(x):
         raise RuntimeError("out of memory")

@@ -243,6 +243,20 @@ def test_a_run_may_run_inside_a_product():
     np.testing.assert_array_equal(nested.alpha, slq.spectral_measure(A.matrix, **OPTIONS).alpha)
 
 
+@pytest.mark.parametrize("batch_size", [None, 1])
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_given_vectors_without_direction_are_refused_before_any_product(value, batch_size):
+    calls = []
+    operator = slq.aslinearoperator(lambda x: calls.append(1) or x, like=np.zeros(24), batched=True)
+    vectors = np.ones((3, 24))
+    vectors[1] = value
+    with pytest.raises(RequestError, match=r"start vectors \[\d\] are zero or not finite; a start vector needs a dir"):
+        slq.spectral_measure(operator, probes=vectors, batch_size=batch_size)
+    with pytest.raises(ShapeError, match="each row a start vector"):
+        slq.spectral_measure(operator, probes=vectors[:, :5], batch_size=batch_size)
+    assert not calls
+
+
 def test_one_base_class_catches_everything():
     for call in (
         lambda: slq.spectral_measure(None),
