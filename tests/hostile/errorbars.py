@@ -78,23 +78,23 @@ def h51(xp: Library) -> Iterator[Outcome]:
     ).trace()
     yield right(eigenvalues.sum(), ROUNDING, lambda: found.value)
     low, high = found.interval()
-    yield right(True, 0.0, lambda: low < eigenvalues.sum() < high and high - low < 1e-10 and "±" in str(found))
+    yield right(True, 0.0, lambda: 0 < high - low < 1e-10 and float(str(found).split("±")[1]) > 0)
 
 
 @row(
     "H52",
     "so few eigenvalues that they carry the answer",
-    "`HeavyTailWarning` with their number; what was found of them is right",
+    "`HeavyTailWarning` with their number, right answer; its mend works: `deflate`",
 )
 def h52(xp: Library) -> Iterator[Outcome]:
     n = 100
-    exact = problem(np.append(np.zeros(n - 1), 1.0))
+    exact = problem(np.append(np.linspace(0.0, 1e-4, n - 1), 1.0))
     found = slq.spectral_measure(xp.asarray(exact.matrix), num_probes=K, num_steps=8)
-    cause, mend = "about 1 eigenvalues carry the answer", "more probes, or deflate"
+    cause, mend = r"about 1(\.\d)? eigenvalues carry the answer", "more probes, or deflate"
     yield warned(HeavyTailWarning, cause, mend, on_sphere(exact, lambda t: t), ROUNDING, lambda: float(found.trace()))
     outlier = xp.asarray(exact.vectors[-1:])
     rest = slq.spectral_measure(slq.deflate(xp.asarray(exact.matrix), outlier), num_probes=K, num_steps=8)
-    yield right(0.0, 0.0, lambda: abs(float(rest.trace())) < ROUNDING or float(rest.trace()))
+    yield right(True, 0.0, lambda: covers(rest.trace(), exact.eigenvalues[:-1].sum()))
 
 
 @row(
@@ -103,10 +103,9 @@ def h52(xp: Library) -> Iterator[Outcome]:
     "`QuadratureWarning` with both; sampling and quadrature errors are kept apart; its mend works: more steps",
 )
 def h53(xp: Library) -> Iterator[Outcome]:
-    n = 100
-    exact = problem(hessian_like(n, 10))
+    exact = problem(hessian_like(200, 10))
     operator = xp.asarray(exact.matrix)
-    few = slq.spectral_measure(operator, num_steps=8)
+    few = slq.spectral_measure(operator, num_steps=5)
     cause, mend = "the quadrature error, about .*, exceeds the sampling error", "use more steps rather than more probes"
 
     def apart() -> bool:
