@@ -288,3 +288,12 @@ def test_an_error_of_the_callers_own_function_is_no_error_of_a_product(xp):
     with pytest.raises(RuntimeError, match=r"^stop$") as caught:
         slq.lanczos(xp.asarray(SYMMETRIC), xp.asarray(V), M, progress=progress)
     assert not isinstance(caught.value, ProductError)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float64", 1e-310), ("float32", 1e-40)])
+def test_subnormal_products_are_scaled_by_what_the_dtype_holds(dtype, size):
+    matrix = (size * SYMMETRIC).astype(dtype)
+    run = slq.lanczos(matrix, V.astype(dtype), M)
+    # Entries of the matrix are multiples of the smallest number, to which its rows of 24 are off by 24 halves at most.
+    held = 24 * float(np.finfo(dtype).smallest_subnormal) / size
+    np.testing.assert_allclose(run.alpha[:, 0] / size, slq.lanczos(SYMMETRIC, V, M).alpha[:, 0], atol=held)

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -12,9 +12,10 @@ from slq import aslinearoperator
 from slq.errors import SlqError, SlqWarning
 from tests.conftest import Library
 
-__all__ = ["LIBRARIES", "Outcome", "Row", "function", "refused", "right", "row", "warned"]
+__all__ = ["KINDS", "LIBRARIES", "Outcome", "Row", "function", "refused", "right", "row", "warned"]
 
-Outcome = Literal["correct", "error", "warning"]
+Outcome = Literal["correct", "warning", "error"]
+KINDS: tuple[Outcome, ...] = get_args(Outcome)
 
 # What the test ids and the columns of the table are called, and what `tests.conftest.load` takes.
 LIBRARIES = {
@@ -48,10 +49,10 @@ class Row:
     libraries: tuple[str, ...] = tuple(LIBRARIES)
 
     def run(self, library: Library) -> str:
-        """The outcomes, each once, in the order in which they came."""
-        outcomes = dict.fromkeys(self.cases(library))
+        """The outcomes, each once."""
+        outcomes = set(self.cases(library))
         assert outcomes, f"{self.id} has no case"
-        return ", ".join(outcomes)
+        return ", ".join(kind for kind in KINDS if kind in outcomes)
 
 
 def row(name: str, text: str, expected: str, *libraries: str) -> Callable[[Callable], Row]:
