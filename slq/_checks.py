@@ -24,6 +24,7 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 # Squares of numbers beyond these binary exponents overflow or lose digits.
 _SAFE_EXPONENT = {True: 300, False: 20}
+_LARGEST_EXPONENT = {True: 1023, False: 127}  # of the dtype itself
 
 
 def first_product(products: Products, v: Array, check: bool) -> tuple[Array, float]:
@@ -69,8 +70,10 @@ def first_product(products: Products, v: Array, check: bool) -> tuple[Array, flo
 def prescale(sizes: np.ndarray, v: Array) -> float:
     """The power of two that brings the largest finite one of `sizes` to order one, or 1.0 if it is near enough."""
     exponent = int(np.frexp(sizes[np.isfinite(sizes)].max(initial=0.0))[1])
-    safe = _SAFE_EXPONENT[bool(namespace(v).finfo(v.dtype).bits > 32)]
-    return 1.0 if abs(exponent) <= safe else float(np.ldexp(1.0, min(-exponent, 1023)))
+    wide = bool(namespace(v).finfo(v.dtype).bits > 32)
+    if abs(exponent) <= _SAFE_EXPONENT[wide]:
+        return 1.0
+    return float(np.ldexp(1.0, min(-exponent, _LARGEST_EXPONENT[wide])))  # less than order one for subnormal sizes
 
 
 def _prints(v: Array) -> list[Array]:

@@ -100,12 +100,10 @@ def _works(f: Function, point: Any) -> bool:
 def _explained(f: Function, points: np.ndarray, places: Any, error: Exception) -> RequestError:
     """What to say about an error of f: that it is not made for arrays, or the first point at which it occurs."""
     said = f"{type(error).__name__}: {error}"
-    for i, point in enumerate(points):
-        if _works(f, np.array([point])):
-            continue
-        if _works(f, float(point)):
-            break
-        return RequestError(f"f raised {said} at {places[i]}; it must be defined on the whole spectrum{_mend(point)}")
+    bad = [i for i, point in enumerate(points) if not _works(f, np.array([point]))]
+    if bad and not any(_works(f, float(points[i])) for i in bad):
+        at = f"{places[bad[0]]}; it must be defined on the whole spectrum{_mend(points[bad[0]])}"
+        return RequestError(f"f raised {said} at {at}")
     return RequestError(f"f raised {said} for an array of {points.size} values, but not for one number; {_ELEMENTWISE}")
 
 

@@ -100,7 +100,7 @@ def _zero(m: Measured, eps: float) -> Finding:
 def _scaling(m: Measured, eps: float) -> Finding:
     cause = f"A(2^{m.exponent} v) differs from 2^{m.exponent} A(v)"
     if m.scaling <= m.underflow and m.scaling > suspect(eps):
-        mend = "scale the operator up (x ↦ c A(x)), or multiply in a wider dtype"
+        mend = "scale the operator up (x ↦ A(c x)), or multiply in a wider dtype"
         warning = PrecisionWarning(
             f"products underflow: {cause} by {m.scaling:.2g} of ‖A‖ (limit {suspect(eps):.2g}), as their entries are "
             f"at the lower end of the range of the dtype; {mend}"

@@ -150,7 +150,8 @@ class _Run:
         n, c = self._A.shape[0], self.length
         metric = float(np.mean(np.square(self._lengths))) / (c * c * n) if self._lengths else 1.0
         errors = {row: _ratio(error, size) for row, error in self._errors.items()}
-        at_bottom = float(self._limits.smallest_normal) * self._unit * n**0.5
+        # Each term of the n sums of n terms may have lost as much, in either direction, where subnormals become zero.
+        at_bottom = float(self._limits.smallest_normal) * self._unit * n
         return Measured(
             repeatability=errors["again"],
             zero=errors["zero"],

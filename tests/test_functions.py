@@ -77,6 +77,8 @@ def test_where_a_function_needs_positive_eigenvalues_the_mend_is_named():
     measure_of(indefinite(24) + 1.5, num_steps=9).trace(np.log)  # the mend
     with pytest.raises(RequestError, match=r"f raised TypeError: .*np\.log, not math\.log"):
         measure_of(uniform(24), num_steps=9).trace(math.log)
+    with pytest.raises(RequestError, match=r"f raised TypeError: .*np\.log, not math\.log"):
+        measure.trace(math.log)  # has no value at some points besides
     np.testing.assert_allclose(
         measure_of(uniform(24), num_steps=9).trace(np.vectorize(math.log)).value,  # that mend too
         measure_of(uniform(24), num_steps=9).trace(np.log).value,

@@ -25,7 +25,7 @@ from slq.errors import (
     ShapeError,
     SymmetryWarning,
 )
-from tests.problems import N, hessian_like, indefinite, mix, problem
+from tests.problems import N, hessian_like, indefinite, mix, problem, uniform
 
 SYMMETRIC = problem(indefinite(N)).matrix
 HERMITIAN = problem(indefinite(N), dtype=complex).matrix
@@ -304,3 +304,11 @@ def test_an_integer_operator_is_refused():
 
     with pytest.raises(DtypeError, match="expected a floating-point dtype"), warnings.catch_warnings():
         check_operator(Integers())
+
+
+def test_sums_of_terms_that_are_flushed_to_zero_warn():
+    jax = pytest.importorskip("jax")  # on CPUs its subnormal numbers are zero
+    matrix = jax.numpy.asarray(1e-36 * problem(uniform(N)).matrix, dtype="float32")
+    with pytest.warns(PrecisionWarning, match=r"products underflow: .*; scale the operator up \(x ↦ A\(c x\)\)"):
+        check_operator(matrix)
+    check_operator(function(lambda x: (x * 2.0**40) @ matrix, matrix[0]))  # the mend: before they are lost

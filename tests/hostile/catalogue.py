@@ -1,8 +1,10 @@
 """The catalogue of hostile inputs: one row for each, in the order of their ids."""
 
-from tests.hostile import matvec, operators, requests
+from tests.hostile import buffers, errorbars, functions, products, promises, requests, spectra
 from tests.hostile.row import Row
 
 __all__ = ["ROWS"]
 
-ROWS = [entry for module in (matvec, operators, requests) for entry in vars(module).values() if isinstance(entry, Row)]
+_SECTIONS = (products, buffers, promises, spectra, functions, requests, errorbars)
+
+ROWS = [entry for section in _SECTIONS for entry in vars(section).values() if isinstance(entry, Row)]

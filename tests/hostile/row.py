@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -12,9 +12,10 @@ from slq import aslinearoperator
 from slq.errors import SlqError, SlqWarning
 from tests.conftest import Library
 
-__all__ = ["LIBRARIES", "Outcome", "Row", "function", "refused", "right", "row", "warned"]
+__all__ = ["KINDS", "LIBRARIES", "Outcome", "Row", "function", "refused", "right", "row", "warned"]
 
-Outcome = Literal["correct", "error", "warning"]
+Outcome = Literal["correct", "warning", "error"]
+KINDS: tuple[Outcome, ...] = get_args(Outcome)
 
 # What the test ids and the columns of the table are called, and what `tests.conftest.load` takes.
 LIBRARIES = {
@@ -51,7 +52,7 @@ class Row:
         """The outcomes, each once."""
         outcomes = set(self.cases(library))
         assert outcomes, f"{self.id} has no case"
-        return ", ".join(outcome for outcome in ("correct", "warning", "error") if outcome in outcomes)
+        return ", ".join(kind for kind in KINDS if kind in outcomes)
 
 
 def row(name: str, text: str, expected: str, *libraries: str) -> Callable[[Callable], Row]:
@@ -63,37 +64,45 @@ def row(name: str, text: str, expected: str, *libraries: str) -> Callable[[Calla
     return make
 
 
-def right(call: Callable[[], Any], exact: Any, tol: float = 0.0) -> Outcome:
+def right(exact: Any, tol: float, call: Callable[..., Any], *arguments: Any) -> Outcome:
     """The right number, without a warning: within `tol` of the largest of the `exact` ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _require_close(call(), exact, tol)
+        _require_close(call(*arguments), exact, tol)
     return "correct"
 
 
 def refused(
-    kind: type[SlqError], cause: str, mend: str, call: Callable[[], Any], look: Callable[[Any], Any] = lambda _: None
+    kind: type[SlqError],
+    cause: str,
+    mend: str,
+    call: Callable[..., Any],
+    *arguments: Any,
+    look: Callable[[Any], None] | None = None,
 ) -> Outcome:
     """An error of just this class, whose message names the cause and then what to do; `look` may examine it."""
+    raised: SlqError | None = None
+    result = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            result = call()
+            result = call(*arguments)
     except SlqError as error:
-        result = error
-    assert type(result) is kind, f"expected {kind.__name__}, got {result!r}"
-    _require_said(result, cause, mend)
-    look(result)
+        raised = error
+    assert type(raised) is kind, f"expected {kind.__name__}, got {raised!r} or {result!r}"
+    _require_said(raised, cause, mend)
+    if look is not None:
+        look(raised)
     return "error"
 
 
 def warned(
-    kind: type[SlqWarning], cause: str, mend: str, call: Callable[[], Any], exact: Any, tol: float = 0.0
+    kind: type[SlqWarning], cause: str, mend: str, exact: Any, tol: float, call: Callable[..., Any], *arguments: Any
 ) -> Outcome:
-    """Warnings of just this class, whose message names the cause and then what to do, and the right number."""
+    """One warning of just this class, whose message names the cause and then what to do, and the right number."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = call()
+        result = call(*arguments)
     assert [w.category for w in caught] == [kind], f"expected one {kind.__name__}, got {[str(w) for w in caught]}"
     _require_said(caught[0].message, cause, mend)
     _require_close(result, exact, tol)

@@ -1,50 +1,99 @@
-"""Run all rows on all libraries and write the table of the documentation: `python -m tests.hostile.table`."""
+"""The page docs/hostile.md, which `python -m tests.hostile.table` writes: what each input gives on each library."""
 
-import importlib.metadata
-import platform
-from collections import Counter
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.conftest import load
 from tests.hostile.catalogue import ROWS
-from tests.hostile.row import LIBRARIES, Row
+from tests.hostile.row import KINDS, LIBRARIES, Row
 
-__all__ = ["PAGE", "write"]
+__all__ = ["NONE", "PAGE", "cells", "page", "versions"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "hostile.md"
+NONE = "—"
+FAILED = "**failed**"
+MADE_WITH = "Made with "
 
-_HEAD = """# Hostile inputs
+TEXT = """# Hostile inputs
 
-What products return, what operators are, and what is asked for: each of these inputs gives a right number, an error
-of a class of its own, or a warning of one, on every library; a silent wrong number or a NaN is none of these. Right
-numbers are compared with exact ones; errors and warnings are checked to name the cause and what to do.
+What goes wrong in practice, and what you get: a right number, an error or a warning, never a silent wrong number and
+never NaN. Each row is a test, on each array library: `correct` means that the number was compared with an exact one,
+without a warning; `error` that a class of `slq.errors` was raised, whose message names the cause and what to do;
+`warning` that one of its warnings was issued, likewise, and the number compared. A row with several inputs can have
+several outcomes. {none} means that there is no such input there. `strict-device1` is a second device of
+array-api-strict, which refuses implicit copies like a GPU.
 
-The table is made by `python -m tests.hostile.table`, which runs the rows; `make test` runs them too, under their ids
-(`pytest tests/hostile -k H19`). *strict* is `array_api_strict`, which has nothing beyond the standard, and *device1*
-its second device, which refuses implicit copies as a GPU does.
+Made by
 
+```sh
+python -m tests.hostile.table
+```
+
+{made_with}{versions}.
+
+{table}
+
+In how many rows there is each outcome:
+
+{totals}
 """
 
 
-def write() -> Counter:
-    """Write the page; the outcomes, counted."""
-    outcomes = {row.id: {name: _outcome(row, name) for name in LIBRARIES} for row in ROWS}
-    names = [name.removeprefix("strict-") for name in LIBRARIES]
-    lines = [
-        f"| id | input | what you get | {' | '.join(names)} |",
-        "|---" * (3 + len(names)) + "|",
-        *(f"| {row.id} | {row.input} | {row.expected} | {' | '.join(outcomes[row.id].values())} |" for row in ROWS),
+def versions() -> str:
+    """Everything whose behaviour the table shows."""
+    packages = ("numpy", "scipy", "array-api-strict", "torch", "jax")
+    return f"Python {sys.version.split()[0]}, " + ", ".join(f"{name} {version(name)}" for name in packages)
+
+
+def page(outcomes: Mapping[tuple[str, str], str], made_with: str) -> str:
+    """The text of the page, from the outcome of each id and library."""
+    header = ["id", "input", "what you get", *LIBRARIES]
+    rows = [[r.id, r.input, r.expected, *(outcomes.get((r.id, name), NONE) for name in LIBRARIES)] for r in ROWS]
+    counts = [
+        [kind, *(str(sum(kind in outcomes.get((r.id, name), NONE) for r in ROWS)) for name in LIBRARIES)]
+        for kind in (*KINDS, NONE)
     ]
-    packages = ("numpy", "scipy", "torch", "jax", "array-api-strict", "array-api-compat")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    foot = f"\nMade with Python {platform.python_version()}, {versions}.\n"
-    PAGE.write_text(_HEAD + "\n".join(lines) + "\n" + foot, encoding="utf-8")
-    return Counter(outcome for row in outcomes.values() for outcome in row.values())
+    return TEXT.format(
+        none=NONE,
+        made_with=MADE_WITH,
+        versions=made_with,
+        table=_table(header, rows),
+        totals=_table(["outcome", *LIBRARIES], counts),
+    )
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["-"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def cells(text: str) -> tuple[dict[tuple[str, str], str], str]:
+    """The outcomes that a page shows, and what it was made with."""
+    outcomes = {}
+    for line in text.splitlines():
+        if line.startswith("| H"):
+            parts = line.removeprefix("| ").removesuffix(" |").replace(r"\|", "").split(" | ")
+            outcomes |= {(parts[0], name): cell for name, cell in zip(LIBRARIES, parts[3:], strict=True)}
+    made_with = next(line for line in text.splitlines() if line.startswith(MADE_WITH))
+    return {key: cell for key, cell in outcomes.items() if cell != NONE}, made_with[len(MADE_WITH) : -1]
 
 
 def _outcome(row: Row, name: str) -> str:
-    return row.run(load(*LIBRARIES[name])) if name in row.libraries else "–"
+    try:
+        return row.run(load(*LIBRARIES[name]))
+    except Exception as error:  # the table shows it, and the exit status tells
+        print(f"{row.id}-{name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return FAILED
+
+
+def main() -> int:
+    """Run all rows on all libraries and write the page."""
+    outcomes = {(row.id, name): _outcome(row, name) for row in ROWS for name in row.libraries}
+    PAGE.write_text(page(outcomes, versions()), encoding="utf-8")
+    return int(FAILED in outcomes.values())
 
 
 if __name__ == "__main__":
-    print(dict(write()))
+    sys.exit(main())
