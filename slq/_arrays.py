@@ -28,7 +28,6 @@ __all__ = [
     "is_complex",
     "is_numpy",
     "is_sparse",
-    "is_torch",
     "largest_entry",
     "library_name",
     "namespace",
@@ -107,11 +106,6 @@ def on_accelerator(x: Array) -> bool:
 def is_numpy(x: Array) -> bool:
     """Whether `x` is an array of NumPy."""
     return bool(is_numpy_array(x))
-
-
-def is_torch(x: Array) -> bool:
-    """Whether `x` is a tensor of PyTorch."""
-    return bool(is_torch_array(x))
 
 
 def is_sparse(x: Array) -> bool:
