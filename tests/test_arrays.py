@@ -132,7 +132,6 @@ def test_detach_drops_the_history_of_torch_tensors_only():
     assert arrays.detach(REAL) is REAL
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("n", [1, 5, 16, 64, 80])
 def test_the_largest_entry_of_each_row(n, order):
@@ -140,7 +139,8 @@ def test_the_largest_entry_of_each_row(n, order):
     np.testing.assert_array_equal(arrays.largest_entry(x), np.abs(x).max(axis=1))
     x[1, n // 2] = np.nan
     assert np.isnan(arrays.largest_entry(x)).tolist() == [False, True, False]
-=======
+
+
 def test_arrays_of_cupy_are_brought_to_the_host_by_their_own_method():
     array = types.SimpleNamespace(get=lambda: REAL)  # CuPy's refuse every implicit copy
     assert arrays.to_host(array) is REAL
@@ -152,4 +152,3 @@ def test_only_a_device_with_a_memory_of_its_own_is_an_accelerator(xp, monkeypatc
     assert arrays.on_accelerator(torch.empty(0, device="meta"))
     monkeypatch.setattr(arrays, "library_name", lambda _: "cupy")
     assert arrays.on_accelerator(REAL)
->>>>>>> cover
