@@ -137,12 +137,18 @@ def require_memory(
     reorthogonalize: bool | int,
     basis_dtype: Any = None,
     check: bool = False,
+    left: int = 0,
 ) -> None:
-    """Refuse what does not fit into memory, naming what would."""
+    """Refuse what does not fit into memory, naming what would.
+
+    `left` is the length of the left vectors of a bidiagonalisation, which stores its bases as they are and has no check
+    before it.
+    """
     like = recurrence_like(A.like)
     n, index = A.shape[0], getattr(A, "index", None)
     if index is not None:
         n = len(range(n)[index]) if isinstance(index, slice) else len(index)
+    n += left
     keep = basis_size(reorthogonalize, num_steps)
     itemsize = storage_for(None, like).itemsize
 
@@ -158,8 +164,9 @@ def require_memory(
         options["reorthogonalize=False"] = needed(keep=0)
         if keep > 40:
             options["reorthogonalize=40"] = needed(keep=40)
-        for kind in ("bfloat16", "host"):
+        for kind in () if left else ("bfloat16", "host"):
             with contextlib.suppress(RequestError):  # not every library has it
                 options[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
-    options["batch_size=1, reorthogonalize=False, check=False"] = needed(rows=1, keep=0, check=False)
+    least = "batch_size=1, reorthogonalize=False" + (", check=False" if check else "")
+    options[least] = needed(rows=1, keep=0, check=False)
     require(like, needed(), options)

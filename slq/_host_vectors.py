@@ -23,7 +23,7 @@ __all__ = ["compiled", "host_vectors"]
 _BLOCK = 1 << 15  # numbers per block: three blocks of float64 stay in a second-level cache of 1 MB
 _COMPILED = 1 << 17  # numbers from which a compiled loop is worth its loading
 _DRIFT = 40  # binary orders by which vectors that are not normalised may leave order one: far from overflow in float32
-_FEW = 4  # probes below which rows are multiplied one by one: SciPy's block product gains nothing
+_FEW = 4  # probes below which vectors stay rows: the innermost loops along interleaved ones would be too short
 
 
 def host_vectors(A: LinearOperator | None, v: np.ndarray, projecting: bool) -> Vectors:

@@ -146,3 +146,16 @@ def test_the_local_part_of_a_vector_is_what_counts(monkeypatch):
 
 def _stop():
     raise RequestError("stopped")
+
+
+def test_singular_values_need_both_sides_and_are_offered_what_they_take(monkeypatch):
+    monkeypatch.setattr(_memory, "_host_memory", lambda: 10**6)
+    tall = np.ones((3000, 100))
+    with pytest.raises(MemoryForecastError, match=r"needs about 20\.8 MB, but 1 MB are free; these fit: ") as caught:
+        slq.singular_measure(tall, num_probes=10, num_steps=80)
+    assert "basis_dtype" not in str(caught.value)
+    assert "check" not in str(caught.value)
+    assert "batch_size=1, reorthogonalize=False (112 kB)" in str(caught.value)
+    slq.singular_measure(tall, num_probes=10, num_steps=80, batch_size=1, reorthogonalize=False)
+    with pytest.raises(MemoryForecastError, match="no option fits"):
+        slq.singular_measure(np.ones((10**5, 2)), num_steps=2)
