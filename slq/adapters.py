@@ -1,13 +1,18 @@
 """Floor 1: what adapters for models share: reading a data set again and again, and weighing its batches exactly."""
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from slq.errors import DataError, OperatorError
+from slq._memory import available as available_memory
+from slq.errors import DataError, OperatorError, RequestError
 
-__all__ = ["Batches", "Weighed", "weigh"]
+__all__ = ["Batches", "Weighed", "available_memory", "warn_user", "weigh"]
+
+_ENDLESS = 1_000_000  # batches: no pass over a real data set has as many, and a stream is told so in finite time
 
 
 class Batches:
@@ -18,48 +23,72 @@ class Batches:
     data : batch or iterable or callable
         An array, tuple or mapping is one batch; a list, a loader or any other iterable holds batches; a function
         returns a fresh iterable for each pass.
+    max_batches : int, optional
+        Read no more than these, for a stream that has no end.
+
+    Attributes
+    ----------
+    single : bool
+        The data are one batch.
 
     Raises
     ------
     DataError
-        If `data` is an iterator, which can be read only once.
+        If `data` is an iterator, which can be read only once; when read, if they do not end.
+    RequestError
+        If `max_batches` is no positive integer.
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, max_batches: int | None = None) -> None:
         if isinstance(data, Iterator):
             raise DataError(
                 f"the data are a one-shot iterator ({type(data).__name__}), but each product reads them again; pass a "
                 "list, a loader, or the function that makes the iterator"
             )
-        self._single = isinstance(data, tuple | Mapping | str) or hasattr(data, "shape") or data is None
-        if not (self._single or callable(data) or isinstance(data, Iterable)):
-            self._single = True  # an object of the user's own, which only the loss understands
+        if max_batches is not None and (not isinstance(max_batches, int | np.integer) or max_batches < 1):
+            raise RequestError(f"max_batches= expects a positive integer, got {max_batches!r}")
+        self.single = isinstance(data, tuple | Mapping | str) or hasattr(data, "shape") or data is None
+        if not (self.single or callable(data) or isinstance(data, Iterable)):
+            self.single = True  # an object of the user's own, which only the loss understands
         self._data = data
+        self._max_batches = max_batches
 
     def __iter__(self) -> Iterator[Any]:
-        if self._single:
-            return iter((self._data,))
-        return iter(self._data() if callable(self._data) else self._data)
+        if self.single:
+            yield self._data
+            return
+        batches = self._data() if callable(self._data) else self._data
+        for number, batch in enumerate(batches):
+            if number == self._max_batches:
+                return
+            if number == _ENDLESS and not hasattr(batches, "__len__"):
+                raise DataError(
+                    f"the data have no length and gave {number} batches without an end; if they are a stream, pass "
+                    "max_batches="
+                )
+            yield batch
 
 
 class Weighed(NamedTuple):
-    """What one pass over the data finds: the mean loss, the sum of the weights, the number of batches."""
+    """What one pass over the data finds."""
 
-    loss: float
-    weight: float
+    loss: float  # the mean
+    weight: float  # the sum of the weights
     num_batches: int
     any_ignored: bool  # a batch had weight zero, so that later passes must look for such batches too
+    num_samples: int | None  # None where a batch does not tell
 
-    def require_same_size(self, num_batches: int, weight: float | None) -> None:
-        """Raise if a later pass has another number of batches or, where known without waiting, of samples."""
+    def require_same_size(self, num_batches: int, num_samples: int | None) -> None:
+        """Raise if a later pass has another number of batches or, where known, of samples."""
         if num_batches != self.num_batches:
             raise DataError(
                 f"the data gave {self.num_batches} batches at first and {num_batches} now; "
                 "every pass must read the same"
             )
-        if weight is not None and weight != self.weight:
+        if None not in (num_samples, self.num_samples) and num_samples != self.num_samples:
             raise DataError(
-                f"the data gave {self.weight:g} samples at first and {weight:g} now; every pass must read the same"
+                f"the data gave {self.num_samples} samples at first and {num_samples} now; "
+                "every pass must read the same"
             )
 
     def require_same_loss(self, summed_loss: float, rtol: float) -> None:
@@ -72,26 +101,42 @@ class Weighed(NamedTuple):
             )
 
 
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's that called slq or one of its adapters."""
+    ours, level = ("slq", "slq_torch", "slq_jax", "torch", "contextlib"), 2
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
 def weigh(
     batches: Batches,
     evaluate: Callable[[Any], tuple[float, float | None]],
     size_of: Callable[[Any], int | None],
     cut: Callable[[Any, int, int], Any],
     rtol: float,
+    *,
+    reduction: str = "mean",
+    coupled: bool = False,
 ) -> Weighed:
-    """Read the data once: sum losses and weights, and verify that scalar losses are means over the samples.
+    """Read the data once: sum losses and weights, and verify that scalar losses are what they are declared to be.
 
     Parameters
     ----------
     batches : Batches
     evaluate : callable
-        batch -> (loss, weight); weight None says that the loss is a mean over the samples of the batch.
+        batch -> (loss, weight); weight None says that the loss is a mean, or sum, over the samples of the batch.
     size_of : callable
         batch -> the number of its samples, or None if it does not tell.
     cut : callable
         (batch, low, high) -> the batch of its samples low to high.
     rtol : float
         How well the mean of the parts must agree with the whole.
+    reduction : {"mean", "sum"}
+        What a loss without a weight is, over the samples of its batch.
+    coupled : bool
+        The loss of a batch is no sum over its samples, and meant so (batch statistics): do not verify.
 
     Returns
     -------
@@ -100,14 +145,17 @@ def weigh(
     Raises
     ------
     DataError
-        If there are no batches, no weight, a loss that is not finite, or a scalar loss that is no mean over samples.
+        If there are no batches, no weight, a loss that is not finite, or one that is no mean (or sum) over samples.
     """
     total = weight = 0.0
+    samples: int | None = 0
     any_ignored = False
     number = -1
     unverified: list[tuple[int, Any, float, int]] = []
     for number, batch in enumerate(batches):
         loss, batch_weight = evaluate(batch)
+        size = size_of(batch)
+        samples = None if samples is None or size is None else samples + size
         if batch_weight == 0:
             any_ignored = True  # and its mean may be 0/0
             continue
@@ -116,14 +164,12 @@ def weigh(
                 f"the loss of batch {number} is {loss}; its second derivatives would silently come out as zero"
             )
         if batch_weight is None:
-            size = size_of(batch)
             batch_weight = 1.0 if size is None else float(size)
-            total += loss * batch_weight
-            if number == 0:
-                unverified = [(number, batch, loss, size or 0)]  # matters only if a second batch comes
-            else:
-                for case in [*unverified, (number, batch, loss, size or 0)]:
-                    _verify_mean(*case, evaluate, cut, rtol)
+            total += loss * (batch_weight if reduction == "mean" else 1.0)
+            unverified.append((number, batch, loss, size or 0))
+            if (number > 0 or reduction == "sum") and not coupled:  # one mean needs no weight
+                for case in unverified:
+                    _verify(*case, evaluate, cut, rtol, reduction)
                 unverified = []
         else:
             total += loss
@@ -132,10 +178,10 @@ def weigh(
         raise DataError("the data hold no batch; check the loader, its sampler and drop_last")
     if not weight > 0:
         raise DataError("all batches have weight zero: no sample counts, so there is no mean loss")
-    return Weighed(total / weight, weight, number + 1, any_ignored)
+    return Weighed(total / weight, weight, number + 1, any_ignored, samples)
 
 
-def _verify_mean(
+def _verify(
     number: int,
     batch: Any,
     loss: float,
@@ -143,6 +189,7 @@ def _verify_mean(
     evaluate: Callable[[Any], tuple[float, float | None]],
     cut: Callable[[Any, int, int], Any],
     rtol: float,
+    reduction: str,
 ) -> None:
     """Split the batch twice, unevenly: only a mean over samples is the weighted mean of its parts both times."""
     if size == 0:
@@ -155,11 +202,13 @@ def _verify_mean(
             first, rest = evaluate(cut(batch, 0, at))[0], evaluate(cut(batch, at, size))[0]
         except (ArithmeticError, RuntimeError, TypeError, ValueError):  # batch statistics of one sample, for example
             first = rest = np.nan
-        mean = (at * first + (size - at) * rest) / size
-        scale = max(abs(loss), abs(mean), (at * abs(first) + (size - at) * abs(rest)) / size)
-        if not abs(mean - loss) <= rtol * scale:  # also when a part has no mean at all (NaN)
+        p, q = (at / size, 1 - at / size) if reduction == "mean" else (1.0, 1.0)
+        parts = p * first + q * rest
+        scale = max(abs(loss), abs(parts), p * abs(first) + q * abs(rest))
+        if not abs(parts - loss) <= rtol * scale:  # also when a part has no mean at all (NaN)
             raise DataError(
-                f"the loss is not a mean over the samples of batch {number}: {loss:.6g} for the whole, {mean:.6g} from "
-                f"two parts of {at} and {size - at}; batches could not be weighed. Let the loss return (sum, weight), "
-                "for example (sum over valid tokens, their number); batch statistics need model.eval() or one batch"
+                f"the loss is not a {reduction} over the samples of batch {number}: {loss:.6g} for the whole, "
+                f"{parts:.6g} from two parts of {at} and {size - at}; batches could not be weighed. Let the loss "
+                "return (sum, weight), for example (sum over valid tokens, their number); batch statistics need "
+                "model.eval() or one batch"
             )

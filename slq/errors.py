@@ -8,6 +8,7 @@ __all__ = [
     "AliasedOutputError",
     "AliasingWarning",
     "BackendError",
+    "BatchStatisticsWarning",
     "ClippedStepsWarning",
     "DataError",
     "DependentProbesWarning",
@@ -17,6 +18,7 @@ __all__ = [
     "GhostWarning",
     "GridWarning",
     "HeavyTailWarning",
+    "LostSamplesWarning",
     "MemoryForecastError",
     "MissingPackageError",
     "NoiseWarning",
@@ -224,6 +226,14 @@ class SymmetryWarning(SlqWarning):
 
 class UnusedParameterWarning(SlqWarning):
     """The loss does not depend on some parameters; their rows of the Hessian are zero."""
+
+
+class BatchStatisticsWarning(SlqWarning):
+    """BatchNorm layers in training mode couple the samples of a batch."""
+
+
+class LostSamplesWarning(SlqWarning):
+    """A loader leaves samples of its data set out."""
 
 
 class ResolutionWarning(SlqWarning):

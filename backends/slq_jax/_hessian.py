@@ -114,7 +114,7 @@ class HessianOperator:
 
     def _sum(self, term: Callable[[Any], tuple[jax.Array, jax.Array, Any]]) -> jax.Array:
         """The weighted mean of a term over the batches; the pass is compared with the first one."""
-        number, samples = 0, 0.0
+        number, samples = 0, 0
         total: Any = 0.0
         summed: Any = 0.0
         for batch in self._batches:

@@ -1,21 +1,24 @@
 """Leave the user's model and random numbers as they were."""
 
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slq.errors import OperatorError
 
-__all__ = ["require_twice_differentiable", "untouched"]
+__all__ = ["parameters_of", "untouched"]
 
 
 @contextmanager
-def untouched(model: torch.nn.Module) -> Iterator[None]:
+def untouched(model: torch.nn.Module, *, recurrent: bool = False) -> Iterator[None]:
     """Differentiate inside: gradients on, attention twice differentiable; buffers and RNG states are restored after.
 
-    Forward passes in training mode change buffers (running statistics) and draw random numbers (dropout, loaders).
+    Forward passes in training mode change buffers (running statistics), and data loaders and layers draw random numbers
+    (of torch, NumPy and Python). `recurrent`: recurrent layers by kernels that forward differentiation knows.
     """
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -23,27 +26,43 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
         for name, buffer in module.named_buffers(recurse=False)
     ]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    # Fused attention kernels have no second derivative; the MATH backend is made of operations that have.
-    with (
-        torch.random.fork_rng(devices),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-    ):
+    modes = [module.training for module in model.modules()]
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global state is what users' loaders draw from
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        # Fused attention kernels have no second derivative; the MATH backend is made of operations that have.
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        # cuDNN's recurrent kernels have no second derivative, oneDNN's no forward derivative.
+        if recurrent:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        if devices and any(isinstance(module, torch.nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         try:
             yield
         finally:
+            random.setstate(drawn[0])
+            np.random.set_state(drawn[1])  # noqa: NPY002
             with torch.no_grad():
                 for module, name, buffer, before in buffers:
                     setattr(module, name, buffer)  # the loss may have put another tensor in its place
                     buffer.data.copy_(before)  # through .data: a graph of the user's that holds the buffer stays valid
+            for module, training in zip(model.modules(), modes, strict=True):
+                module.training = training
 
 
-def require_twice_differentiable(loss: torch.Tensor) -> None:
-    """Raise if the graph of `loss` contains a function that is marked `once_differentiable`.
+def parameters_of(loss: torch.Tensor, *, once: bool = False) -> set[int]:
+    """The identities of the leaves that the graph of `loss` leads to.
 
-    Autograd would take what its backward uses for constants, and parts of the Hessian would be missing silently.
+    Raises
+    ------
+    OperatorError
+        If the graph contains a function that is marked `once_differentiable`: autograd would take what its backward
+        uses for constants, and parts of the Hessian would be missing silently. `once`: it is only the first that is
+        needed.
     """
+    found: set[int] = set()
     seen: set[object] = set()
     nodes: list = [loss.grad_fn]
     while nodes:
@@ -52,10 +71,18 @@ def require_twice_differentiable(loss: torch.Tensor) -> None:
             continue
         seen.add(node)
         nodes.extend(before for before, _ in node.next_functions)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
         function = getattr(type(node), "_forward_cls", None)  # of a user's autograd.Function
         code = getattr(getattr(function, "backward", None), "__code__", None)
-        if function is not None and code is not None and code.co_qualname.startswith("once_differentiable"):
+        if (
+            not once
+            and function is not None
+            and code is not None
+            and code.co_qualname.startswith("once_differentiable")
+        ):
             raise OperatorError(
                 f"{function.__name__} has no second derivative: its backward is marked once_differentiable; "
-                "write it from differentiable operations without that mark"
+                "write it from differentiable operations without that mark, or take ad='difference'"
             )
+    return found

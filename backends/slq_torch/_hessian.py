@@ -1,23 +1,34 @@
 """The Hessian of a mean loss over a data set."""
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Unpack
 
 import torch
 
-from slq.adapters import Batches, weigh
-from slq.errors import OperatorError, RequestError, ShapeError, UnusedParameterWarning
-from slq_torch._guard import require_twice_differentiable, untouched
-from slq_torch._parameters import Parameters
+from slq.adapters import available_memory, warn_user
+from slq.errors import OperatorError, PrecisionWarning
+from slq_torch._choice import Mode, choose
+from slq_torch._data_pass import LossFunction, Piece
+from slq_torch._hessian_modes import Difference, DoubleBackward, Jvp, Linearize, best_step
+from slq_torch._meter import Meter
+from slq_torch._operator import ModelOperator
+from slq_torch._parameters import Selection
+from slq_torch._settings import Options, Settings
+from slq_torch._verify import direction_for, require_derivative, require_repeatable
 
 __all__ = ["HessianOperator", "hessian_operator"]
 
-LossFunction = Callable[[torch.nn.Module, Any], Any]
+# How torch says that it cannot differentiate something a second time, or forward.
+_NO_DERIVATIVE = re.compile(
+    r"not implemented|forward AD|double backward|setup_context|saved tensor hooks|ZeroTensors|in-place|inplace"
+    r"|once_differentiable|vmap|functorch|torch\.func"
+)
 
 
 def hessian_operator(
-    model: torch.nn.Module, loss_fn: LossFunction, data: Any, *, params: Iterable[str] | None = None
+    model: torch.nn.Module, loss_fn: LossFunction, data: Any, *, params: Selection = None, **options: Unpack[Options]
 ) -> "HessianOperator":
     """Make the Hessian of the mean loss over `data`, with respect to the model's parameters, an operator.
 
@@ -29,10 +40,16 @@ def hessian_operator(
         ``loss_fn(model, batch)`` returns a scalar, the mean over the samples of the batch (its leading dimension), or
         ``(sum, weight)``, for example the sum over valid tokens and their number.
     data : batch or iterable of batches or callable
-        A tensor, tuple or dict is one batch; a list, DataLoader or other re-iterable holds batches; a function returns
-        a fresh iterable for each pass. However the samples are batched, the operator is that of the whole set.
-    params : iterable of str, optional
-        Names of the parameters to differentiate; default: all that require gradients.
+        A tensor, tuple or dict is one batch; a list, DataLoader or other re-iterable holds batches, in any order; a
+        function returns a fresh iterable for each pass. However the samples are batched, the operator is that of the
+        whole set.
+    params : str, iterable of str, mapping or callable, optional
+        Which parameters to differentiate: names or patterns (``"encoder.*"``, ``"*lora_*"``), a mapping of names to
+        parameters, or a function ``(name, parameter) -> bool``; default: all that require gradients. Tied ones count
+        once.
+    **options
+        Those of `Options`: how to differentiate (`ad`, `compile`, `microbatch`, `compute_dtype`, ...), what layers do
+        (`batch_norm`, `seed`), and what is added (`weight_decay`).
 
     Returns
     -------
@@ -43,15 +60,27 @@ def hessian_operator(
     ------
     DataError
         If the data are empty or can be read only once, a loss is not finite, or a scalar loss is no mean over samples.
+        A product raises it if the data are no longer the same.
     OperatorError
-        If no parameter requires gradients, the loss is random (dropout), or a function in it has no second derivative.
-        A product raises it if the loss does not depend on the parameters, or if these, the data or the model's mode
-        changed since.
+        If no parameter requires gradients, the loss does not depend on them, or is random (dropout), a module is known
+        to be differentiated wrongly, or a product on the first batch is not the derivative of the gradient. A product
+        raises it if the parameters or the model's mode changed since.
+    RequestError
+        If an option is out of range.
+
+    Warns
+    -----
+    BatchStatisticsWarning
+        If BatchNorm layers are in training mode.
+    LostSamplesWarning
+        If a loader leaves samples of its data set out.
+    UnusedParameterWarning
+        If the loss does not depend on some parameters.
 
     Notes
     -----
     One pass over the data serves a whole block of vectors: the gradient's graph is built once per batch and
-    differentiated once per vector (reverse over reverse; Pearlmutter 1994).
+    differentiated once per vector (reverse over reverse; Pearlmutter 1994), unless another way proves to be faster.
 
     Examples
     --------
@@ -62,10 +91,10 @@ def hessian_operator(
     >>> hessian_operator(model, loss, (x, y)).shape
     (4, 4)
     """
-    return HessianOperator(model, loss_fn, data, params)
+    return HessianOperator(model, loss_fn, data, params, Settings(**options))
 
 
-class HessianOperator:
+class HessianOperator(ModelOperator):
     """The operator that `hessian_operator` makes.
 
     Attributes
@@ -74,181 +103,117 @@ class HessianOperator:
         n is the number of parameters.
     like : (0,) tensor
         Dtype and device of the vectors.
+    ad : str
+        The way of differentiation, as far as it is chosen.
+    tried : dict of str to str
+        What "auto" found: seconds of each way, or why it was not taken.
     """
 
+    @torch.inference_mode(False)
     def __init__(
-        self, model: torch.nn.Module, loss_fn: LossFunction, data: Any, params: Iterable[str] | None = None
+        self, model: torch.nn.Module, loss_fn: LossFunction, data: Any, params: Selection, settings: Settings
     ) -> None:
-        self._model = model
-        self._loss_fn = loss_fn
-        self._batches = Batches(data)
-        self._parameters = Parameters(model, params)
-        self.shape = (self._parameters.n, self._parameters.n)
-        self.like = self._parameters.like
-        eps = max(torch.finfo(p.dtype).eps for p in self._parameters.tensors)
-        self._rtol = eps**0.5
-        self._modes = _modes(model)
-        self._unused: set[str] | None = set(self._parameters.named)  # None once a pass has looked at all batches
-        with untouched(model):
-            self._require_repeatable(eps)
-            self._weighed = weigh(self._batches, self._evaluate, _size, _cut, self._rtol)
-        self._confirmed = False  # that a second pass reads the same
+        super().__init__(model, loss_fn, data, params, settings)
+        self.tried: dict[str, str] = {}
+        self._bytes = 0
+        with self._data.differentiating():
+            gradient = require_repeatable(self._data)
+            self._mode = self._eager = self._first_mode(direction_for(gradient))
+        self._undecided = settings.ad == "auto" and self._mode.name == "double_backward"
+        if settings.compile and settings.ad == "jvp":
+            self._mode = Jvp(self._data, compiled=True)
+        elif settings.compile and settings.ad == "linearize":
+            self._mode = Linearize(self._data, keep=True, compiled=True)
 
-    @torch.inference_mode(False)
-    def matvec(self, x: torch.Tensor, /) -> torch.Tensor:
-        """The product of the Hessian with each row of `x`: (..., n) -> (..., n), one pass over the data."""
-        if x.ndim == 0 or x.shape[-1] != self.shape[0]:
-            raise ShapeError(f"matvec expects vectors of shape (..., {self.shape[0]}), got {tuple(x.shape)}")
-        vectors = (x.clone() if x.is_inference() else x).reshape(-1, self.shape[0])
-        product = torch.zeros_like(vectors, memory_format=torch.contiguous_format)
-        for loss in self._losses():
-            gradient = self._differentiate(loss, create_graph=True)
-            connected = {i: g for i, g in enumerate(gradient) if g is not None and g.requires_grad}
-            for row, v in enumerate(vectors):
-                if not connected:
-                    break  # the loss of this batch is linear in the parameters
-                parts = self._parameters.split(v)
-                product[row] += self._parameters.join(
-                    torch.autograd.grad(
-                        list(connected.values()),
-                        self._parameters.tensors,
-                        [parts[i] for i in connected],
-                        retain_graph=row + 1 < len(vectors),
-                        allow_unused=True,  # second derivatives that are identically zero
-                    )
+    @property
+    def ad(self) -> str:
+        """The way of differentiation, as far as it is chosen."""
+        return self._mode.name
+
+    @property
+    def difference_error(self) -> float:
+        """The largest estimated relative error of a difference on a batch so far; 0 where none is taken."""
+        return self._mode.error if isinstance(self._mode, Difference) else 0.0
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product with `rows` vectors takes, as measured on the first batch (not compiled)."""
+        if self._mode.name == "double_backward":
+            return self._bytes
+        one, two = (self._measured(k) for k in (1, 2))
+        return one + (rows - 1) * max(two - one, 0)
+
+    def _add_products(self, piece: Piece, vectors: torch.Tensor, total: torch.Tensor) -> torch.Tensor | None:
+        return self._mode.add_products(piece, vectors, total)
+
+    def _multiply(self, vectors: torch.Tensor) -> torch.Tensor:
+        if self._undecided:
+            self._undecided = False
+            self._mode, self.tried = choose(self._data, self._mode, self._candidates(), vectors, self._bytes)
+        return super()._multiply(vectors)
+
+    def _candidates(self) -> list[tuple[Callable[[], Mode], bool]]:
+        """What may be faster than double backward, and whether it is traced."""
+        data = self._data
+        found: list[tuple[Callable[[], Mode], bool]] = []
+        if self._settings.compile:
+            found.append((partial(Linearize, data, True, True) if data.is_single else partial(Jvp, data, True), False))
+        found.append((partial(Jvp, data), False))
+        if data.is_single:
+            found.append((partial(Linearize, data, True), True))
+        return found
+
+    def _first_mode(self, direction: torch.Tensor) -> Mode:
+        """The mode asked for, or the safest, having multiplied once with `direction`."""
+        reasons = []
+        for make in self._allowed(direction):
+            try:
+                mode = make()
+                product = self._zeros(1, self._parameters.n)
+                with Meter() as meter:
+                    mode.add_products(self._data.first, direction[None], product)
+                self._bytes = meter.peak
+                free = available_memory(self.like)
+                if isinstance(mode, DoubleBackward) and free is not None and meter.peak > free / 2:
+                    mode.drop()
+            except RuntimeError as error:
+                if not (isinstance(error, NotImplementedError) or _NO_DERIVATIVE.search(str(error))):
+                    raise
+                reasons.append(error)
+                continue
+            if isinstance(mode, Difference) and reasons:
+                warn_user(
+                    f"the loss has no second derivative ({_first_line(reasons[0])}): products are central differences "
+                    f"of gradients, with an error of about {mode.error:.1g}; ad='difference' says that you mean it",
+                    PrecisionWarning,
                 )
-        return (product / self._weighed.weight).reshape(x.shape)
+            if self._settings.check and not isinstance(mode, Difference):
+                require_derivative(self._data, direction, product[0].to(direction.dtype))
+            return mode
+        raise _not_differentiable(self._settings.ad, reasons[-1]) from reasons[-1]
 
-    @torch.inference_mode(False)
-    def gradient(self) -> torch.Tensor:
-        """The gradient of the mean loss, flat, in the order of `named_parameters`."""
-        total = torch.zeros(self.shape[0], dtype=self.like.dtype, device=self.like.device)
-        for loss in self._losses():
-            total += self._parameters.join(self._differentiate(loss, create_graph=False))
-        return total / self._weighed.weight
+    def _allowed(self, direction: torch.Tensor) -> list[Callable[[], Mode]]:
+        data, ad = self._data, self._settings.ad
+        ways: dict[str, Callable[[], Mode]] = {
+            "double_backward": lambda: DoubleBackward(data, keep=True),
+            "jvp": lambda: Jvp(data),
+            "linearize": lambda: Linearize(data, keep=True),
+            "difference": lambda: Difference(data, best_step(data, direction)),
+        }
+        return [ways[name] for name in ("double_backward", "jvp", "difference")] if ad == "auto" else [ways[ad]]
 
-    def loss(self) -> float:
-        """The mean loss over the data."""
-        return self._weighed.loss
-
-    def unravel(self, v: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A flat (n,) vector as tensors by parameter names."""
-        return self._parameters.unravel(v)
-
-    def ravel(self, tree: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Tensors by parameter names as a flat (n,) vector."""
-        return self._parameters.ravel(tree)
-
-    def _losses(self) -> Iterator[torch.Tensor]:
-        """The summed loss of each batch, with its graph; afterwards, the pass is compared with the first one."""
-        self._parameters.require_unchanged()
-        if _modes(self._model) != self._modes:
-            raise OperatorError("train() or eval() was called after the operator was built; build a new operator")
-        number, samples = 0, 0.0
-        summed: Any = 0.0
-        with untouched(self._model):
-            for batch in self._batches:
-                loss, weight = _sum_and_weight(self._loss_fn(self._model, batch))
-                number += 1
-                if self._weighed.any_ignored and weight is not None and float(weight) == 0:
-                    continue
-                if weight is None:
-                    size = float(_size(batch) or 1)
-                    samples, loss = samples + size, loss * size
-                summed = summed + loss.detach()
-                yield loss
-        self._weighed.require_same_size(number, samples or None)
-        if not self._confirmed:  # once: reading a number from the device waits for it
-            self._weighed.require_same_loss(float(summed), self._rtol)
-            self._confirmed = True
-        if self._unused:
-            names = ", ".join(name for name in self._parameters.named if name in self._unused)
-            warnings.warn(f"the loss does not depend on {names}: zero rows", UnusedParameterWarning, stacklevel=3)
-        self._unused = None
-
-    def _differentiate(self, loss: torch.Tensor, *, create_graph: bool) -> tuple[torch.Tensor | None, ...]:
-        if not loss.requires_grad:
-            raise OperatorError(
-                "the loss does not depend on the parameters: look for detach(), .item(), no_grad or NumPy in the loss"
-            )
-        gradient = torch.autograd.grad(loss, self._parameters.tensors, create_graph=create_graph, allow_unused=True)
-        if self._unused:
-            self._unused -= {name for name, g in zip(self._parameters.named, gradient, strict=True) if g is not None}
-        return gradient
-
-    def _evaluate(self, batch: Any) -> tuple[float, float | None]:
-        loss, weight = _sum_and_weight(self._loss_fn(self._model, batch))
-        return float(loss.detach()), None if weight is None else float(weight)
-
-    def _require_repeatable(self, eps: float) -> None:
-        """Differentiate the first batch twice: dropout and augmentation show as different gradients."""
-        for batch in self._batches:
-            first, second = (self._first_gradient(batch) for _ in range(2))
-            difference, size = float((first - second).norm()), float(first.norm())
-            # Atomic additions on a GPU change a few last digits, random numbers the first; half precision has only two.
-            if difference > size * min(1e3 * eps, 0.1):
-                raise OperatorError(
-                    f"the loss is random: two gradients of one batch differ by {difference / size:.2g} of their "
-                    "length; call model.eval(), or fix the random numbers inside the loss"
-                )
-            return
-
-    def _first_gradient(self, batch: Any) -> torch.Tensor:
-        loss, _ = _sum_and_weight(self._loss_fn(self._model, batch))
-        if not loss.requires_grad:
-            return self.like.new_zeros(1)
-        require_twice_differentiable(loss)
-        return self._parameters.join(torch.autograd.grad(loss, self._parameters.tensors, allow_unused=True))
+    def _measured(self, rows: int) -> int:
+        vectors = torch.ones(rows, self.shape[1], dtype=self.like.dtype, device=self.like.device)
+        with self._data.differentiating(), Meter() as meter:  # under which nothing compiles
+            self._eager.add_products(self._data.first, vectors, torch.zeros_like(vectors))
+        return meter.peak
 
 
-def _modes(model: torch.nn.Module) -> list[bool]:
-    return [module.training for module in model.modules()]
+def _not_differentiable(ad: str, error: BaseException) -> OperatorError:
+    return OperatorError(
+        f"ad={ad!r} cannot differentiate this loss: {_first_line(error)}; ad='auto' tries other ways, and "
+        "ad='difference' needs gradients only"
+    )
 
 
-def _sum_and_weight(result: Any) -> tuple[torch.Tensor, Any]:
-    """What a loss function returned, as (loss, None) or (sum, weight)."""
-    loss, weight = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    if not isinstance(loss, torch.Tensor):
-        raise RequestError(
-            f"the loss must return a scalar tensor or (sum, weight), got {type(loss).__name__}; keep it a tensor"
-        )
-    if loss.ndim and loss.numel() != 1:
-        raise ShapeError(
-            f"the loss returned a tensor of shape {tuple(loss.shape)}; reduce it: loss.mean(), "
-            "or (loss.sum(), loss.numel())"
-        )
-    return loss.reshape(()), weight
-
-
-def _tensors(batch: Any) -> Iterator[torch.Tensor]:
-    if isinstance(batch, torch.Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, tuple | list):
-        for value in batch:
-            yield from _tensors(value)
-
-
-def _size(batch: Any) -> int | None:
-    """The leading dimension of the batch's first tensor that has one."""
-    return next((t.shape[0] for t in _tensors(batch) if t.ndim), None)
-
-
-def _cut(batch: Any, low: int, high: int) -> Any:
-    """Samples `low` to `high`: every tensor of the full leading dimension is cut, the rest is kept."""
-    size = _size(batch)
-
-    def cut(x: Any) -> Any:
-        if isinstance(x, torch.Tensor):
-            return x[low:high] if x.ndim and x.shape[0] == size else x
-        if isinstance(x, Mapping):
-            return {key: cut(value) for key, value in x.items()}
-        if isinstance(x, tuple) and hasattr(x, "_fields"):
-            return type(x)(*(cut(value) for value in x))
-        if isinstance(x, tuple | list):
-            return type(x)(cut(value) for value in x)
-        return x
-
-    return cut(batch)
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,319 @@
+"""The pass over the data: every operator of a model is a sum over its pieces."""
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from slq.adapters import Batches, warn_user, weigh
+from slq.errors import (
+    BatchStatisticsWarning,
+    DataError,
+    LostSamplesWarning,
+    OperatorError,
+    RequestError,
+    ShapeError,
+    UnusedParameterWarning,
+)
+from slq_torch._batch_norm import statistics, uses_batch_statistics
+from slq_torch._guard import parameters_of, untouched
+from slq_torch._modules import refuse, unwrapped
+from slq_torch._parameters import Parameters, Selection
+from slq_torch._settings import Settings
+from slq_torch._trees import cast, cut, fingerprint, join, size_of
+
+__all__ = ["DataPass", "Piece"]
+
+LossFunction = Callable[[torch.nn.Module, Any], Any]
+
+
+class Piece(NamedTuple):
+    """What is differentiated at once: a batch or a part of one, and its number in the pass."""
+
+    number: int
+    batch: Any
+
+
+class DataPass:
+    """A model, its loss and its data, read once per product.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    loss_fn : callable
+        (model, batch) -> scalar, or (sum, weight).
+    data : batch or iterable of batches or callable
+    params : Selection
+    settings : Settings
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The one to be differentiated.
+    parameters : Parameters
+    weighed : Weighed
+    first : Piece
+        For trials.
+    is_single : bool
+        All data are one piece, always the same, so that what was computed from it can be kept.
+    rounding, rtol : float
+        The relative error of a number, and how well two must agree that differ by more than one rounding.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, loss_fn: LossFunction, data: Any, params: Selection, settings: Settings
+    ) -> None:
+        model = unwrapped(model)
+        self._watched = Parameters(model, params)  # those of the user
+        self._modes = [module.training for module in model.modules()]
+        self._user_model = model
+        if settings.compute_dtype is not None:
+            model = copy.deepcopy(model).to(settings.compute_dtype)
+            self.parameters = Parameters(model, list(self._watched.named))
+        else:
+            self.parameters = self._watched
+        self.model, self._loss_fn, self._settings = model, loss_fn, settings
+        refuse(model)
+        self._pieces = _Pieces(Batches(data, settings.max_batches), settings)
+        self.rounding = max(torch.finfo(p.dtype).eps for p in self.parameters.tensors)
+        self.rtol = self.rounding**0.5
+        self.first: Any = None
+        self._used: set[int] = set()
+        self._fingerprint: list[float] | None = None
+        self._marks: list[torch.Tensor] = []
+        self._confirmed = False  # that a second pass reads the same
+        with self.differentiating():
+            self._weigh(data)
+        self.is_single = self.weighed.num_batches == 1
+
+    def copy_in(self, dtype: torch.dtype) -> "DataPass":
+        """The first piece and a copy of the model, in another dtype."""
+        settings = dataclasses.replace(self._settings, compute_dtype=dtype, microbatch=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said already
+            return DataPass(self.model, self._loss_fn, [self.first.batch], list(self.parameters.named), settings)
+
+    @contextmanager
+    def differentiating(self) -> Iterator[None]:
+        """Inside, the model can be differentiated; afterwards it is as it was."""
+        with untouched(self.model):
+            yield
+
+    @contextmanager
+    def evaluating(self, piece: Piece) -> Iterator[None]:
+        """Inside, the model may be called on a piece."""
+        settings = self._settings
+        with ExitStack() as stack:
+            stack.enter_context(statistics(self.model, settings.batch_norm))
+            if settings.seed is not None:
+                torch.manual_seed(settings.seed * 1_000_003 + piece.number)
+            yield
+
+    def summed_loss(self, piece: Piece) -> tuple[torch.Tensor, Any]:
+        """The loss summed over a piece, with its graph, and the weight that came with it, or None."""
+        with self.evaluating(piece):
+            loss, weight = _sum_and_weight(self._loss_fn(self.model, piece.batch))
+        if weight is None and self._settings.reduction == "mean":
+            loss = loss * float(size_of(piece.batch) or 1)
+        return loss, weight
+
+    def functional(self, function: Callable[[Piece], Any]) -> Callable[[Sequence[torch.Tensor], Piece], Any]:
+        """`function`, which uses `model`, as a function of the values of the parameters, too."""
+        owner = _Owner(self.model, function)
+        names = [f"model.{name}" for name in self.parameters.named]
+        return lambda values, piece: torch.func.functional_call(owner, dict(zip(names, values, strict=True)), (piece,))
+
+    def run(self, work: Callable[[Piece], torch.Tensor | None]) -> None:
+        """Call `work` with every piece; it returns the loss summed over the piece, detached, if it knows it.
+
+        Raises
+        ------
+        DataError, OperatorError
+            If the data, the parameters or the modes of the model are not those of the construction.
+        """
+        on_host = self.parameters.like.device.type == "cpu"
+        look = on_host or not self._confirmed  # reading a number from a device waits for it
+        self._watched.require_unchanged(contents=look)
+        if [module.training for module in self._user_model.modules()] != self._modes:
+            raise OperatorError("train() or eval() was called after the operator was built; build a new operator")
+        number, samples, known = 0, 0, True
+        summed: Any = 0.0
+        self._marks = []
+        with self.differentiating():
+            for piece in self._pieces:
+                number += 1
+                size = size_of(piece.batch)
+                known = known and size is not None
+                samples += size or 0
+                if look and not self._pieces.is_constant:
+                    self._mark(piece)
+                if self.weighed.any_ignored and self._is_ignored(piece):
+                    continue
+                loss = work(piece)
+                summed = None if loss is None or summed is None else summed + loss
+        self.weighed.require_same_size(number, samples if known else None)
+        if look:
+            self._require_same_samples()
+            if summed is not None:
+                self.weighed.require_same_loss(float(summed), self.rtol)
+        self._confirmed = True
+
+    def _weigh(self, data: Any) -> None:
+        """The first pass: weights, and what is wrong with the loss."""
+
+        def evaluate(piece: Piece) -> tuple[float, float | None]:
+            result = self._evaluate(piece)
+            loss, weight = _sum_and_weight(result)
+            if len(self._used) < len(self.parameters.tensors):
+                self._used |= parameters_of(loss, once=self._settings.ad == "difference")
+            if self.first is None and (weight is None or float(weight) != 0):
+                self.first = piece
+            return float(loss.detach()), None if weight is None else float(weight)
+
+        self.weighed = weigh(
+            self._pieces,  # type: ignore[arg-type]
+            evaluate,
+            lambda piece: size_of(piece.batch),
+            lambda piece, low, high: Piece(piece.number, cut(piece.batch, low, high)),
+            self.rtol,
+            reduction=self._settings.reduction,
+            coupled=self._settings.seed is not None or self._settings.batch_norm in ("batch", "population"),
+        )
+        self._warn_of_lost_samples(data)
+        self._warn_of_unused()
+        coupling = [] if self._settings.batch_norm is not None else uses_batch_statistics(self.model)
+        if coupling:
+            if self.weighed.num_batches > 1:
+                raise DataError(
+                    f"{coupling[0]} takes its statistics from each batch, so that the loss of "
+                    f"{self.weighed.num_batches} batches is no mean over samples; call model.eval(), give one batch, or "
+                    "say what you want by batch_norm= 'running', 'batch' or 'population'"
+                )
+            warn_user(
+                f"{', '.join(coupling)}: in training mode the statistics are those of the batch, and differentiated "
+                "through; model.eval() uses the running ones, batch_norm='batch' says that you mean it",
+                BatchStatisticsWarning,
+            )
+
+    def _evaluate(self, piece: Piece) -> Any:
+        with self.evaluating(piece):
+            return self._loss_fn(self.model, piece.batch)
+
+    def _warn_of_lost_samples(self, data: Any) -> None:
+        dataset, used = getattr(data, "dataset", None), self.weighed.num_samples
+        try:
+            size = len(dataset)  # type: ignore[arg-type]
+        except TypeError:  # none, or one without a length
+            return
+        if used is not None and used < size:
+            reason = "drop_last=True" if getattr(data, "drop_last", False) else "the sampler"
+            warn_user(
+                f"{used} of the {size} samples of the data set are used: {reason} leaves out {size - used}; the "
+                "operator is that of these",
+                LostSamplesWarning,
+            )
+
+    def _warn_of_unused(self) -> None:
+        unused = [name for name, p in self.parameters.named.items() if id(p) not in self._used]
+        if len(unused) == len(self.parameters.named):
+            raise OperatorError(
+                "the loss does not depend on the parameters: look for detach(), .item(), no_grad or NumPy in the loss"
+            )
+        if unused:
+            warn_user(f"the loss does not depend on {', '.join(unused)}: zero rows", UnusedParameterWarning)
+
+    def _is_ignored(self, piece: Piece) -> bool:
+        with torch.no_grad():
+            weight = self.summed_loss(piece)[1]
+        return weight is not None and float(weight) == 0
+
+    def _mark(self, piece: Piece) -> None:
+        for i, x in enumerate(fingerprint(piece.batch)):
+            if i == len(self._marks):
+                self._marks.append(torch.zeros_like(x))
+            self._marks[i] += x
+
+    def _require_same_samples(self) -> None:
+        marks = [float(mark) for mark in self._marks]
+        if self._fingerprint is None:
+            self._fingerprint = marks
+            return
+        # Measured: the order of 1e5 summands changes the sums by 1e-14 of their size.
+        same = len(marks) == len(self._fingerprint) and all(
+            abs(a - b) <= 1e-9 * max(abs(a), abs(b)) or repr(a) == repr(b)
+            for a, b in zip(marks, self._fingerprint, strict=True)
+        )
+        if not same:
+            raise DataError(
+                "the data gave other samples than in the pass before; every pass must read the same set, in any order: "
+                "switch random augmentation and subsampling off"
+            )
+
+
+class _Pieces:
+    """The data as pieces, numbered."""
+
+    def __init__(self, batches: Batches, settings: Settings) -> None:
+        self._batches, self._settings = batches, settings
+        self._joined: Piece | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        """Each pass gives the same tensors, so that nothing needs to be compared."""
+        return self._batches.single or self._joined is not None
+
+    def __iter__(self) -> Iterator[Piece]:
+        for number, batch in enumerate(self._cut()):
+            yield Piece(number, batch)
+
+    def _cut(self) -> Iterator[Any]:
+        settings = self._settings
+        if settings.batch_norm == "population":
+            if self._joined is None:
+                batches = list(self._batches)
+                self._joined = Piece(0, join(batches) if len(batches) > 1 else batches[0]) if batches else None
+            whole: Any = [] if self._joined is None else [self._joined.batch]
+        else:
+            whole = self._batches
+        for batch in whole:
+            if settings.compute_dtype is not None:
+                batch = cast(batch, settings.compute_dtype)
+            size = size_of(batch)
+            if settings.microbatch is None or (size is not None and size <= settings.microbatch):
+                yield batch
+                continue
+            if size is None:
+                raise RequestError("microbatch= cuts tensors along their leading dimension, but the batch has none")
+            for low in range(0, size, settings.microbatch):
+                yield cut(batch, low, min(low + settings.microbatch, size))
+
+
+class _Owner(torch.nn.Module):
+    """Makes a function that uses a model one module, whose parameters torch can exchange for a call."""
+
+    def __init__(self, model: torch.nn.Module, function: Callable[[Piece], Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._function = function
+
+    def forward(self, piece: Piece) -> Any:
+        return self._function(piece)
+
+
+def _sum_and_weight(result: Any) -> tuple[torch.Tensor, Any]:
+    """What a loss function returned, as (loss, None) or (sum, weight)."""
+    loss, weight = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    if not isinstance(loss, torch.Tensor):
+        raise RequestError(
+            f"the loss must return a scalar tensor or (sum, weight), got {type(loss).__name__}; keep it a tensor"
+        )
+    if loss.ndim and loss.numel() != 1:
+        raise ShapeError(
+            f"the loss returned a tensor of shape {tuple(loss.shape)}; reduce it: loss.mean(), "
+            "or (loss.sum(), loss.numel())"
+        )
+    return loss.reshape(()), weight

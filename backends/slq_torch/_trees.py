@@ -1,0 +1,96 @@
+"""Batches are trees of tensors: their size, their parts, their union, and a number that tells sets of samples apart."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from slq.errors import DataError
+
+__all__ = ["cast", "cut", "fingerprint", "join", "leaves", "size_of"]
+
+
+def leaves(batch: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a batch, in their order."""
+    if isinstance(batch, torch.Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from leaves(value)
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            yield from leaves(value)
+
+
+def size_of(batch: Any) -> int | None:
+    """The leading dimension of the batch's first tensor that has one."""
+    return next((t.shape[0] for t in leaves(batch) if t.ndim), None)
+
+
+def cut(batch: Any, low: int, high: int) -> Any:
+    """Samples `low` to `high`: every tensor of the full leading dimension is cut, the rest is kept."""
+    size = size_of(batch)
+    return _map(lambda x: x[low:high] if x.ndim and x.shape[0] == size else x, batch)
+
+
+def cast(batch: Any, dtype: torch.dtype) -> Any:
+    """The batch with its floating-point tensors in another dtype."""
+    return _map(lambda x: x.to(dtype) if x.is_floating_point() else x, batch)
+
+
+def join(batches: Sequence[Any]) -> Any:
+    """All samples of several batches as one.
+
+    Raises
+    ------
+    DataError
+        If the batches differ in structure or in the shapes of their samples.
+    """
+    sizes = [size_of(batch) for batch in batches]
+    columns = zip(*(list(leaves(batch)) for batch in batches), strict=True)
+    try:
+        joined = [
+            torch.cat(column) if all(x.ndim and x.shape[0] == n for x, n in zip(column, sizes, strict=True)) else column
+            for column in columns
+        ]
+        for column in joined:
+            if isinstance(column, tuple) and not all(torch.equal(column[0], x) for x in column[1:]):
+                raise ValueError("a tensor that is not one row a sample differs between batches")
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"the batches cannot be joined into one: {error}; give one batch that holds all samples"
+        ) from error
+    merged = iter([column[0] if isinstance(column, tuple) else column for column in joined])
+    return _map(lambda _: next(merged), batches[0])
+
+
+def fingerprint(batch: Any) -> list[torch.Tensor]:
+    """Sums over all samples that differ, almost surely, between two sets of samples, and not between two orders."""
+    sums = []
+    for x in leaves(batch):
+        values = x.detach()
+        values = (torch.view_as_real(values) if values.is_complex() else values).double()
+        sums += [values.sum(), (values * values).sum()]
+    return sums
+
+
+def _map(change: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Any:
+    """The same tree with other tensors; what is no tree is kept."""
+    if isinstance(batch, torch.Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        items = {key: _map(change, value) for key, value in batch.items()}
+        if type(batch) is dict:
+            return items
+        other = copy.copy(batch)  # keeps the type: the batches of tokenizers are used as objects, too
+        try:
+            other.update(items)  # type: ignore[attr-defined]
+        except AttributeError:
+            return items
+        return other
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_map(change, value) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(_map(change, value) for value in batch)
+    return batch
