@@ -10,10 +10,12 @@ import torch
 from slq.adapters import available_memory
 from slq_torch._data_pass import DataPass, Piece
 
-__all__ = ["Mode", "choose"]
+__all__ = ["WORTH_TRACING", "WORTH_TRYING", "Mode", "choose"]
 
 _MARGIN = 0.87  # a way that gains less is not worth leaving the safest for
-_WORTH_TRACING = 1.0  # seconds of a block of products; tracing a model takes seconds, too
+# Seconds of a block of products. Where one is short, so is the run, and it is better that it never depends on a clock
+# to the last bit. Tracing a model takes seconds.
+WORTH_TRYING, WORTH_TRACING = 0.01, 1.0
 
 
 class Mode(Protocol):
@@ -29,7 +31,7 @@ class Mode(Protocol):
 def choose(
     data: DataPass,
     safest: Mode,
-    candidates: Sequence[tuple[Callable[[], Mode], bool]],
+    candidates: Sequence[tuple[Callable[[], Mode], float]],
     vectors: torch.Tensor,
     bytes_of_safest: int,
 ) -> tuple[Mode, dict[str, str]]:
@@ -39,8 +41,8 @@ def choose(
     ----------
     data : DataPass
     safest : Mode
-    candidates : sequence of (constructor, traced)
-        Other ways; those that are traced are tried only where a block of products takes long.
+    candidates : sequence of (constructor, seconds)
+        Other ways, and how long a block of products must take to try them.
     vectors : (k, n) tensor
         What to multiply with.
     bytes_of_safest : int
@@ -58,8 +60,8 @@ def choose(
     free = available_memory(data.parameters.like)
     if free is not None and 4 * len(vectors) * bytes_of_safest > free / 2:
         return safest, tried
-    for make, traced in candidates:
-        if traced and seconds < _WORTH_TRACING:
+    for make, least in candidates:
+        if seconds < least:
             continue
         mode = make()
         try:

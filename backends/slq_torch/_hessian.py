@@ -9,7 +9,7 @@ import torch
 
 from slq.adapters import available_memory, warn_user
 from slq.errors import OperatorError, PrecisionWarning
-from slq_torch._choice import Mode, choose
+from slq_torch._choice import WORTH_TRACING, WORTH_TRYING, Mode, choose
 from slq_torch._data_pass import LossFunction, Piece
 from slq_torch._hessian_modes import Difference, DoubleBackward, Jvp, Linearize, best_step
 from slq_torch._meter import Meter
@@ -151,15 +151,14 @@ class HessianOperator(ModelOperator):
             self._mode, self.tried = choose(self._data, self._mode, self._candidates(), vectors, self._bytes)
         return super()._multiply(vectors)
 
-    def _candidates(self) -> list[tuple[Callable[[], Mode], bool]]:
-        """What may be faster than double backward, and whether it is traced."""
+    def _candidates(self) -> list[tuple[Callable[[], Mode], float]]:
+        """What may be faster than double backward, and how long that must take to try it."""
         data = self._data
-        found: list[tuple[Callable[[], Mode], bool]] = []
-        if self._settings.compile:
-            found.append((partial(Linearize, data, True, True) if data.is_single else partial(Jvp, data, True), False))
-        found.append((partial(Jvp, data), False))
+        found: list[tuple[Callable[[], Mode], float]] = [(partial(Jvp, data), WORTH_TRYING)]
         if data.is_single:
-            found.append((partial(Linearize, data, True), True))
+            found.append((partial(Linearize, data, True), WORTH_TRACING))
+        if self._settings.compile:
+            found.append((partial(Linearize, data, True, True) if data.is_single else partial(Jvp, data, True), 0.0))
         return found
 
     def _first_mode(self, direction: torch.Tensor) -> Mode:

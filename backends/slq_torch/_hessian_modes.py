@@ -69,13 +69,12 @@ class DoubleBackward:
 
 
 class _Forward:
-    """What forward differentiation of the gradient shares: the gradient as a function of values."""
+    """What forward differentiation of the gradient shares: the loss as a function of values."""
 
     def __init__(self, data: DataPass) -> None:
         self._data = data
         self._values = tuple(p.detach() for p in data.parameters.tensors)
-        loss = data.functional(lambda piece: data.summed_loss(piece)[0])
-        self._gradient: Callable[[Sequence[torch.Tensor], Piece], Any] = torch.func.grad_and_value(loss)
+        self._loss = data.functional(lambda piece: data.summed_loss(piece)[0])
 
     def _add(self, rows: Sequence[torch.Tensor], total: torch.Tensor) -> None:
         sizes = self._data.parameters.sizes
@@ -91,12 +90,11 @@ class Jvp(_Forward):
     def __init__(self, data: DataPass, compiled: bool = False) -> None:
         super().__init__(data)
         self.name = "jvp, compiled" if compiled else "jvp"
+        gradient = torch.func.grad_and_value(self._loss)
 
         def push(values: Any, piece: Piece, tangents: Any) -> Any:
             def one(tangent: Any) -> Any:
-                return torch.func.jvp(
-                    lambda values: self._gradient(values, piece), (values,), (tangent,), has_aux=True
-                )[1:]
+                return torch.func.jvp(lambda values: gradient(values, piece), (values,), (tangent,), has_aux=True)[1:]
 
             return torch.vmap(one, randomness="same", out_dims=(0, None))(tangents)  # type: ignore[arg-type]
 
@@ -129,9 +127,15 @@ class Linearize(_Forward):
         return loss
 
     def _trace(self, piece: Piece) -> tuple[torch.Tensor, Callable]:
-        (_, loss), linear = torch.func.linearize(lambda *values: self._gradient(values, piece), *self._values)
-        push = torch.vmap(lambda tangents: linear(*tangents)[0])
-        return loss.detach(), torch.compile(push) if self._compiled else push
+        gradient = torch.func.grad(self._loss)  # without the loss, whose derivative torch.compile stumbles over
+        _, linear = torch.func.linearize(lambda *values: gradient(values, piece), *self._values)
+        push = torch.vmap(lambda tangents: linear(*tangents))
+        with torch.no_grad():
+            loss = self._data.summed_loss(piece)[0]
+        if not self._compiled:
+            return loss, push
+        linear(*self._values)  # torch folds the constants of the trace in its first call, which Dynamo cannot follow
+        return loss, torch.compile(push)
 
 
 class Difference:

@@ -129,7 +129,8 @@ def test_exception_at_construction(call, model, batch, unchanged):
 
 @pytest.mark.parametrize("action", ["product", "gradient"])
 def test_exception_in_the_loss(action, model, batch, unchanged):
-    op = hessian_operator(model, cross_entropy, batch)
+    # In two batches: the graph of a single one would be kept, and the loss not called again.
+    op = hessian_operator(model, cross_entropy, [batch, batch], batch_norm="batch")
     model.fails = 1
     with torch.no_grad():
         with pytest.raises(RuntimeError, match="out of luck"):
@@ -143,10 +144,9 @@ def test_exception_in_the_derivative(model, batch, unchanged):
     def loss(model, batch):
         return FailsTwice.apply(model(batch[0])).square().mean()
 
-    op = hessian_operator(model, loss, batch)
     with torch.no_grad():
         with pytest.raises(RuntimeError, match="out of memory") as kept:
-            op.matvec(torch.ones(op.shape[0]))
+            hessian_operator(model, loss, batch)
         assert not torch.is_grad_enabled()
     assert kept.traceback
 
