@@ -190,8 +190,8 @@ class DataPass:
             if self.weighed.num_batches > 1:
                 raise DataError(
                     f"{coupling[0]} takes its statistics from each batch, so that the loss of "
-                    f"{self.weighed.num_batches} batches is no mean over samples; call model.eval(), give one batch, or "
-                    "say what you want by batch_norm= 'running', 'batch' or 'population'"
+                    f"{self.weighed.num_batches} batches is no mean over samples; call model.eval(), give one batch, "
+                    "or say what you want by batch_norm= 'running', 'batch' or 'population'"
                 )
             warn_user(
                 f"{', '.join(coupling)}: in training mode the statistics are those of the batch, and differentiated "

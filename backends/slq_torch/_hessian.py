@@ -8,8 +8,9 @@ from typing import Any, Unpack
 import torch
 
 from slq.adapters import available_memory, warn_user
-from slq.errors import OperatorError, PrecisionWarning
+from slq.errors import OperatorError, PrecisionWarning, RequestError
 from slq_torch._choice import WORTH_TRACING, WORTH_TRYING, Mode, choose
+from slq_torch._cuda_graph import Recorded
 from slq_torch._data_pass import LossFunction, Piece
 from slq_torch._hessian_modes import Difference, DoubleBackward, Jvp, Linearize, best_step
 from slq_torch._meter import Meter
@@ -118,12 +119,18 @@ class HessianOperator(ModelOperator):
         self._bytes = 0
         with self._data.differentiating():
             gradient = require_repeatable(self._data)
-            self._mode = self._eager = self._first_mode(direction_for(gradient))
+            self._mode: Mode = self._first_mode(direction_for(gradient))
         self._undecided = settings.ad == "auto" and self._mode.name == "double_backward"
         if settings.compile and settings.ad == "jvp":
             self._mode = Jvp(self._data, compiled=True)
         elif settings.compile and settings.ad == "linearize":
             self._mode = Linearize(self._data, keep=True, compiled=True)
+        if settings.cuda_graph:
+            if not isinstance(self._mode, DoubleBackward):
+                raise RequestError(
+                    f"cuda_graph=True records double backward, not {self.ad}; leave ad= or cuda_graph= out"
+                )
+            self._mode, self._undecided = Recorded(self._data, DoubleBackward(self._data, keep=True)), False
 
     @property
     def ad(self) -> str:
@@ -137,7 +144,7 @@ class HessianOperator(ModelOperator):
 
     def workspace(self, rows: int) -> int:
         """Bytes that a product with `rows` vectors takes, as measured on the first batch (not compiled)."""
-        if self._mode.name == "double_backward":
+        if isinstance(self._mode, DoubleBackward | Recorded):
             return self._bytes
         one, two = (self._measured(k) for k in (1, 2))
         return one + (rows - 1) * max(two - one, 0)
@@ -202,8 +209,10 @@ class HessianOperator(ModelOperator):
 
     def _measured(self, rows: int) -> int:
         vectors = torch.ones(rows, self.shape[1], dtype=self.like.dtype, device=self.like.device)
+        eager = Jvp(self._data) if isinstance(self._mode, Jvp) else Linearize(self._data, keep=False)
+        mode = self._mode if isinstance(self._mode, Difference) else eager
         with self._data.differentiating(), Meter() as meter:  # under which nothing compiles
-            self._eager.add_products(self._data.first, vectors, torch.zeros_like(vectors))
+            mode.add_products(self._data.first, vectors, torch.zeros_like(vectors))
         return meter.peak
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from slq.errors import RequestError
 from slq_torch._data_pass import DataPass, Piece
 
 __all__ = ["Difference", "DoubleBackward", "Jvp", "Linearize", "best_step", "gradient_at", "gradient_of"]
@@ -150,6 +151,10 @@ class Difference:
     name = "difference"
 
     def __init__(self, data: DataPass, step: float) -> None:
+        if data.rounding > 1e-4:
+            raise RequestError(
+                "half precision rounds the steps of ad='difference' away; pass compute_dtype=torch.float32 with it"
+            )
         self._data = data
         self._step = step
         self.error = 0.0
