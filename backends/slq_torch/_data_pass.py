@@ -90,17 +90,22 @@ class DataPass:
             self._weigh(data)
         self.is_single = self.weighed.num_batches == 1
 
-    def copy_in(self, dtype: torch.dtype) -> "DataPass":
-        """The first piece and a copy of the model, in another dtype."""
-        settings = dataclasses.replace(self._settings, compute_dtype=dtype, microbatch=None)
+    def copy_in(self, dtype: torch.dtype, samples: int) -> "DataPass":
+        """The first samples, of a copy of the model in another dtype."""
+        batch, settings = self.first.batch, self._settings
+        size = size_of(batch)
+        if size is not None and size > samples and settings.batch_norm not in ("batch", "population"):
+            batch = cut(batch, 0, samples)
+        same = self.parameters.like.dtype == dtype
+        settings = dataclasses.replace(settings, compute_dtype=None if same else dtype, microbatch=None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said already
-            return DataPass(self.model, self._loss_fn, [self.first.batch], list(self.parameters.named), settings)
+            return DataPass(self.model, self._loss_fn, [batch], list(self.parameters.named), settings)
 
     @contextmanager
     def differentiating(self) -> Iterator[None]:
         """Inside, the model can be differentiated; afterwards it is as it was."""
-        with untouched(self.model):
+        with untouched(self.model, forward=self._settings.ad in ("jvp", "linearize")):
             yield
 
     @contextmanager
@@ -164,6 +169,8 @@ class DataPass:
 
     def _weigh(self, data: Any) -> None:
         """The first pass: weights, and what is wrong with the loss."""
+        settings = self._settings
+        coupling = [] if settings.batch_norm is not None else uses_batch_statistics(self.model)
 
         def evaluate(piece: Piece) -> tuple[float, float | None]:
             result = self._evaluate(piece)
@@ -180,12 +187,11 @@ class DataPass:
             lambda piece: size_of(piece.batch),
             lambda piece, low, high: Piece(piece.number, cut(piece.batch, low, high)),
             self.rtol,
-            reduction=self._settings.reduction,
-            coupled=self._settings.seed is not None or self._settings.batch_norm in ("batch", "population"),
+            reduction=settings.reduction,
+            coupled=settings.seed is not None or settings.batch_norm in ("batch", "population") or bool(coupling),
         )
         self._warn_of_lost_samples(data)
         self._warn_of_unused()
-        coupling = [] if self._settings.batch_norm is not None else uses_batch_statistics(self.model)
         if coupling:
             if self.weighed.num_batches > 1:
                 raise DataError(

@@ -1,6 +1,7 @@
 """Leave the user's model and random numbers as they were."""
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -14,11 +15,11 @@ __all__ = ["parameters_of", "untouched"]
 
 
 @contextmanager
-def untouched(model: torch.nn.Module, *, recurrent: bool = False) -> Iterator[None]:
+def untouched(model: torch.nn.Module, *, forward: bool = False) -> Iterator[None]:
     """Differentiate inside: gradients on, attention twice differentiable; buffers and RNG states are restored after.
 
     Forward passes in training mode change buffers (running statistics), and data loaders and layers draw random numbers
-    (of torch, NumPy and Python). `recurrent`: recurrent layers by kernels that forward differentiation knows.
+    (of torch, NumPy and Python). `forward`: by kernels that forward differentiation knows, too.
     """
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -34,11 +35,8 @@ def untouched(model: torch.nn.Module, *, recurrent: bool = False) -> Iterator[No
         stack.enter_context(torch.enable_grad())
         # Fused attention kernels have no second derivative; the MATH backend is made of operations that have.
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        # cuDNN's recurrent kernels have no second derivative, oneDNN's no forward derivative.
-        if recurrent:
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-        if devices and any(isinstance(module, torch.nn.RNNBase) for module in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if any(isinstance(module, torch.nn.RNNBase) for module in model.modules()):
+            stack.enter_context(_differentiable_recurrence(forward, on_cuda=bool(devices)))
         try:
             yield
         finally:
@@ -52,15 +50,27 @@ def untouched(model: torch.nn.Module, *, recurrent: bool = False) -> Iterator[No
                 module.training = training
 
 
+@contextmanager
+def _differentiable_recurrence(forward: bool, *, on_cuda: bool) -> Iterator[None]:
+    """Without the kernels of recurrent layers that lack derivatives: cuDNN's the second, oneDNN's the forward one."""
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the switch of oneDNN warns of a device that need not be there
+        if forward:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        if on_cuda:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
 def parameters_of(loss: torch.Tensor, *, once: bool = False) -> set[int]:
     """The identities of the leaves that the graph of `loss` leads to.
 
     Raises
     ------
     OperatorError
-        If the graph contains a function that is marked `once_differentiable`: autograd would take what its backward
-        uses for constants, and parts of the Hessian would be missing silently. `once`: it is only the first that is
-        needed.
+        If the graph contains a reentrant checkpoint, or a function that is marked `once_differentiable`: autograd would
+        take what its backward uses for constants, and parts of the Hessian would be missing silently. `once`: it is
+        only the first derivative that is needed.
     """
     found: set[int] = set()
     seen: set[object] = set()
@@ -73,6 +83,11 @@ def parameters_of(loss: torch.Tensor, *, once: bool = False) -> set[int]:
         nodes.extend(before for before, _ in node.next_functions)
         if hasattr(node, "variable"):
             found.add(id(node.variable))
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            raise OperatorError(
+                "a reentrant activation checkpoint hides its inside from autograd.grad; call checkpoint with "
+                "use_reentrant=False"
+            )
         function = getattr(type(node), "_forward_cls", None)  # of a user's autograd.Function
         code = getattr(getattr(function, "backward", None), "__code__", None)
         if (

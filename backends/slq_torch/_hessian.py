@@ -11,7 +11,7 @@ from slq.adapters import available_memory, warn_user
 from slq.errors import OperatorError, PrecisionWarning, RequestError
 from slq_torch._choice import WORTH_TRACING, WORTH_TRYING, Mode, choose
 from slq_torch._cuda_graph import Recorded
-from slq_torch._data_pass import LossFunction, Piece
+from slq_torch._data_pass import DataPass, LossFunction, Piece
 from slq_torch._hessian_modes import Difference, DoubleBackward, Jvp, Linearize, best_step
 from slq_torch._meter import Meter
 from slq_torch._operator import ModelOperator
@@ -173,7 +173,7 @@ class HessianOperator(ModelOperator):
         reasons = []
         for make in self._allowed(direction):
             try:
-                mode = make()
+                mode = make(self._data)
                 product = self._zeros(1, self._parameters.n)
                 with Meter() as meter:
                     mode.add_products(self._data.first, direction[None], product)
@@ -193,17 +193,17 @@ class HessianOperator(ModelOperator):
                     PrecisionWarning,
                 )
             if self._settings.check and not isinstance(mode, Difference):
-                require_derivative(self._data, direction, product[0].to(direction.dtype))
+                require_derivative(self._data, make)
             return mode
         raise _not_differentiable(self._settings.ad, reasons[-1]) from reasons[-1]
 
-    def _allowed(self, direction: torch.Tensor) -> list[Callable[[], Mode]]:
-        data, ad = self._data, self._settings.ad
-        ways: dict[str, Callable[[], Mode]] = {
-            "double_backward": lambda: DoubleBackward(data, keep=True),
-            "jvp": lambda: Jvp(data),
-            "linearize": lambda: Linearize(data, keep=True),
-            "difference": lambda: Difference(data, best_step(data, direction)),
+    def _allowed(self, direction: torch.Tensor) -> list[Callable[[DataPass], Mode]]:
+        ad = self._settings.ad
+        ways: dict[str, Callable[[DataPass], Mode]] = {
+            "double_backward": lambda data: DoubleBackward(data, keep=True),
+            "jvp": Jvp,
+            "linearize": lambda data: Linearize(data, keep=True),
+            "difference": lambda data: Difference(data, best_step(data, direction)),
         }
         return [ways[name] for name in ("double_backward", "jvp", "difference")] if ad == "auto" else [ways[ad]]
 

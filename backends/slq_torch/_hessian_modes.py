@@ -1,5 +1,6 @@
 """Ways to multiply with the Hessian of the loss of a piece of the data."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -128,15 +129,15 @@ class Linearize(_Forward):
         return loss
 
     def _trace(self, piece: Piece) -> tuple[torch.Tensor, Callable]:
-        gradient = torch.func.grad(self._loss)  # without the loss, whose derivative torch.compile stumbles over
-        _, linear = torch.func.linearize(lambda *values: gradient(values, piece), *self._values)
+        gradient = torch.func.grad(self._loss)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's tracing, which concern its developers
+            _, linear = torch.func.linearize(lambda *values: gradient(values, piece), *self._values)
+            linear(*self._values)  # folds the constants of the trace, which Dynamo could not follow
         push = torch.vmap(lambda tangents: linear(*tangents))
         with torch.no_grad():
             loss = self._data.summed_loss(piece)[0]
-        if not self._compiled:
-            return loss, push
-        linear(*self._values)  # torch folds the constants of the trace in its first call, which Dynamo cannot follow
-        return loss, torch.compile(push)
+        return loss, torch.compile(push) if self._compiled else push
 
 
 class Difference:

@@ -1,19 +1,22 @@
-"""Is the product the derivative of the gradient? Compared with finite differences, once, on the first piece."""
+"""Is the product the derivative of the gradient? Compared with finite differences, once, on a few samples."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from slq.adapters import warn_user
 from slq.errors import OperatorError, PrecisionWarning
+from slq_torch._choice import Mode
 from slq_torch._data_pass import DataPass
-from slq_torch._hessian_modes import DoubleBackward, gradient_at, gradient_of
+from slq_torch._hessian_modes import gradient_at, gradient_of
 from slq_torch._modules import owner_of, random_modules
 
 __all__ = ["direction_for", "require_derivative", "require_repeatable"]
 
+_SAMPLES = 16  # enough to use every layer, few enough to cost nothing
 # Differences of smooth losses agree at one of the larger steps. ReLUs bend between any two points that are farther
-# apart than the nearest kink of any sample, so that only the smallest one tells; single precision has none.
+# apart than the nearest kink of any sample, so that only a small step tells; single precision has none.
 _STEPS = {torch.float64: (1e-3, 1e-5, 1e-7), torch.float32: (1e-1, 1e-2, 3e-3)}
 _LIMIT = {torch.float64: 1e-3, torch.float32: 5e-2}
 
@@ -40,16 +43,14 @@ def require_repeatable(data: DataPass) -> torch.Tensor:
 
 def direction_for(gradient: torch.Tensor) -> torch.Tensor:
     """A unit vector to try: half random, half the gradient, along which curvature stands out of rounding."""
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(gradient.numel(), generator=generator, dtype=torch.float64).to(gradient)
-    for part in (v, gradient):
-        size = float(torch.linalg.vector_norm(part))
-        v = v + part / size if size and part is gradient else (v / size if size else v)
+    v = _random_unit(gradient)
+    size = torch.linalg.vector_norm(gradient)
+    v = v + gradient / size if size else v
     return v / torch.linalg.vector_norm(v)
 
 
-def require_derivative(data: DataPass, direction: torch.Tensor, product: torch.Tensor) -> None:
-    """Raise where a product on the first piece is not the derivative of the gradient.
+def require_derivative(data: DataPass, make: Callable[[DataPass], Mode]) -> None:
+    """Raise where products of a mode are not the derivatives of the gradient, on a few samples in double precision.
 
     Raises
     ------
@@ -59,43 +60,51 @@ def require_derivative(data: DataPass, direction: torch.Tensor, product: torch.T
     Warns
     -----
     PrecisionWarning
-        If single precision cannot tell, and no copy in double precision can be made.
+        If only single precision is to be had, and cannot tell.
     """
-    dtype = data.parameters.like.dtype
-    found = _compare(data, direction, product)
-    if found.off > _LIMIT[dtype] and dtype != torch.float64:
-        try:
-            precise = data.copy_in(torch.float64)
-            with precise.differentiating():
-                wide = direction.double()
-                again = torch.zeros(1, precise.parameters.n, dtype=torch.float64, device=wide.device)
-                DoubleBackward(precise, keep=False).add_products(precise.first, wide[None], again)
-                found = _compare(precise, wide, again[0])
-                dtype = torch.float64
-        except (RuntimeError, TypeError, ValueError) as error:
+    try:
+        precise = data.copy_in(torch.float64, _SAMPLES)
+        with precise.differentiating():
+            found = _compare(precise, make)
+    except (RuntimeError, TypeError, ValueError) as error:  # the loss wants its own dtype, model or number of samples
+        precise, found = data, _compare(data, make)
+        if data.parameters.like.dtype == torch.float32 and found.off > _LIMIT[torch.float32]:
             warn_user(
-                f"finite differences in {dtype} differ from the product by {found.off:.2g}, which kinks of ReLUs can "
-                f"explain, and a copy in float64 does not run ({error}); check=False leaves this comparison out",
+                f"finite differences differ from the product by {found.off:.2g}, which kinks of ReLUs can explain in "
+                f"single precision, and a copy in float64 does not run ({error}); check=False leaves this out",
                 PrecisionWarning,
             )
             return
-    if found.off > _LIMIT[dtype]:
+    if found.off > _LIMIT[precise.parameters.like.dtype]:
         raise OperatorError(
-            f"the product is not the derivative of the gradient: finite differences differ by {found.off:.2g} of its "
-            f"size, most for {owner_of(data.model, found.parameter)}; look there for detached tensors, custom backward "
-            "passes and layers that change what they use; ad='difference' works without second derivatives, and "
-            "check=False accepts a loss that jumps"
+            f"the product by {make(data).name} is not the derivative of the gradient: finite differences differ by "
+            f"{found.off:.2g} of its size, most for {owner_of(data.model, found.parameter)}; look there for detached tensors, custom backward "
+            "passes, layers that change what they use, and checkpoints without use_reentrant=False; ad='difference' "
+            "works without second derivatives, and check=False accepts a loss that jumps"
         )
 
 
-def _compare(data: DataPass, direction: torch.Tensor, product: torch.Tensor) -> _Comparison:
-    """How far the product is from the differences, at the step that agrees best, beyond their rounding."""
+def _compare(data: DataPass, make: Callable[[DataPass], Mode]) -> _Comparison:
+    """How far products are from differences, along a random vector and along the gradient."""
+    mode = make(data)
+    gradient = gradient_of(data, data.first)[0]
+    directions = torch.stack([_random_unit(gradient), direction_for(gradient)])
+    products = torch.zeros_like(directions)
+    mode.add_products(data.first, directions, products)
+    return max(
+        (_compare_one(data, v, y, gradient) for v, y in zip(directions, products, strict=True)),
+        key=lambda found: found.off,
+    )
+
+
+def _compare_one(data: DataPass, direction: torch.Tensor, product: torch.Tensor, gradient: torch.Tensor) -> _Comparison:
+    """How far a product is from the differences, at the step that agrees best, beyond their rounding."""
     best = _Comparison(float("inf"), "")
     dtype = data.parameters.like.dtype
     for step in _STEPS[dtype]:
         ahead, behind = (gradient_at(data, data.first, direction * h) for h in (step, -step))
         slope = (ahead - behind) / (2 * step)
-        noise = 100 * data.rounding * float(torch.linalg.vector_norm(ahead)) / step
+        noise = 100 * data.rounding * float(torch.linalg.vector_norm(gradient)) / step
         wrong = slope - product
         size = max(float(torch.linalg.vector_norm(x)) for x in (slope, product))
         off = max(float(torch.linalg.vector_norm(wrong)) - noise, 0.0) / size if size else 0.0
@@ -105,3 +114,8 @@ def _compare(data: DataPass, direction: torch.Tensor, product: torch.Tensor) -> 
         if best.off <= _LIMIT[dtype] / 10:
             break
     return best
+
+
+def _random_unit(like: torch.Tensor) -> torch.Tensor:
+    v = torch.randn(like.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+    return v / torch.linalg.vector_norm(v)

@@ -127,14 +127,14 @@ def test_mean_over_valid_labels(batch):
 def test_batch_statistics_over_several_batches():
     model = nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(12, 2))
     batches = [(torch.randn(5, 3, 4), torch.randn(5, 2)) for _ in range(2)]
-    with pytest.raises(DataError, match=r"batch statistics need model\.eval\(\)"):
+    with pytest.raises(DataError, match=r"takes its statistics from each batch.*call model\.eval\(\)"):
         hessian_operator(model, squares, batches)
 
 
 def test_batch_statistics_that_one_sample_does_not_have(batches):
     """Splitting off one sample makes BatchNorm raise a ValueError of its own."""
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    with pytest.raises(DataError, match=r"batch statistics need model\.eval\(\)"):
+    with pytest.raises(DataError, match=r"takes its statistics from each batch.*call model\.eval\(\)"):
         hessian_operator(model, squares, batches)
 
 
