@@ -61,12 +61,19 @@ class Batches:
         for number, batch in enumerate(batches):
             if number == self._max_batches:
                 return
-            if number == _ENDLESS and not hasattr(batches, "__len__"):
+            if number == _ENDLESS and _length(batches) is None:
                 raise DataError(
                     f"the data have no length and gave {number} batches without an end; if they are a stream, pass "
                     "max_batches="
                 )
             yield batch
+
+
+def _length(data: Any) -> int | None:
+    try:
+        return len(data)
+    except TypeError:  # also of loaders whose data set has none
+        return None
 
 
 class Weighed(NamedTuple):

@@ -21,7 +21,7 @@ from slq.errors import (
 )
 from slq_torch._batch_norm import statistics, uses_batch_statistics
 from slq_torch._guard import parameters_of, untouched
-from slq_torch._modules import refuse, unwrapped
+from slq_torch._modules import random_loss, refuse, unwrapped
 from slq_torch._parameters import Parameters, Selection
 from slq_torch._settings import Settings
 from slq_torch._trees import cast, cut, fingerprint, join, size_of
@@ -142,9 +142,7 @@ class DataPass:
         """
         on_host = self.parameters.like.device.type == "cpu"
         look = on_host or not self._confirmed  # reading a number from a device waits for it
-        self._watched.require_unchanged(contents=look)
-        if [module.training for module in self._user_model.modules()] != self._modes:
-            raise OperatorError("train() or eval() was called after the operator was built; build a new operator")
+        self.require_unchanged(contents=look)
         number, samples, known = 0, 0, True
         summed: Any = 0.0
         self._marks = []
@@ -167,6 +165,12 @@ class DataPass:
                 self.weighed.require_same_loss(float(summed), self.rtol)
         self._confirmed = True
 
+    def require_unchanged(self, *, contents: bool) -> None:
+        """Raise if the user's model is another than at the construction; `contents` also reads all parameters."""
+        self._watched.require_unchanged(contents=contents)
+        if [module.training for module in self._user_model.modules()] != self._modes:
+            raise OperatorError("train() or eval() was called after the operator was built; build a new operator")
+
     def _weigh(self, data: Any) -> None:
         """The first pass: weights, and what is wrong with the loss."""
         settings = self._settings
@@ -179,6 +183,7 @@ class DataPass:
                 self._used |= parameters_of(loss, once=self._settings.ad == "difference")
             if self.first is None and (weight is None or float(weight) != 0):
                 self.first = piece
+                self._require_repeatable(piece, float(loss.detach()))
             return float(loss.detach()), None if weight is None else float(weight)
 
         self.weighed = weigh(
@@ -204,6 +209,12 @@ class DataPass:
                 "through; model.eval() uses the running ones, batch_norm='batch' says that you mean it",
                 BatchStatisticsWarning,
             )
+
+    def _require_repeatable(self, piece: Piece, loss: float) -> None:
+        """Evaluate a piece again: dropout and augmentation show, and shall not be taken for a sum that is no mean."""
+        again = float(_sum_and_weight(self._evaluate(piece))[0].detach())
+        if abs(again - loss) > self.rtol * max(abs(again), abs(loss)):
+            raise OperatorError(random_loss(self.model, f"two losses of one batch are {loss:.6g} and {again:.6g}"))
 
     def _evaluate(self, piece: Piece) -> Any:
         with self.evaluating(piece):

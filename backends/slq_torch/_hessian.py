@@ -155,6 +155,7 @@ class HessianOperator(ModelOperator):
     def _multiply(self, vectors: torch.Tensor) -> torch.Tensor:
         if self._undecided:
             self._undecided = False
+            self._data.require_unchanged(contents=False)
             self._mode, self.tried = choose(self._data, self._mode, self._candidates(), vectors, self._bytes)
         return super()._multiply(vectors)
 

@@ -8,7 +8,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from slq.errors import OperatorError
 
-__all__ = ["owner_of", "random_modules", "refuse", "unwrapped"]
+__all__ = ["owner_of", "random_loss", "refuse", "unwrapped"]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -34,11 +34,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def random_modules(model: nn.Module) -> list[str]:
-    """Names and kinds of the modules that draw random numbers in the mode they are in."""
-    return [f"{name or 'the model'} ({type(m).__name__})" for name, m in model.named_modules() if _draws(m)]
-
-
 def _draws(module: nn.Module) -> bool:
     if not module.training:
         return False
@@ -47,6 +42,16 @@ def _draws(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return float(module.dropout) > 0
     return isinstance(module, nn.RReLU | nn.FractionalMaxPool2d | nn.FractionalMaxPool3d)
+
+
+def random_loss(model: nn.Module, evidence: str) -> str:
+    """The message for a loss that is random, with the modules that may be the reason."""
+    drawing = [f"{name or 'the model'} ({type(m).__name__})" for name, m in model.named_modules() if _draws(m)]
+    return (
+        f"the loss is random: {evidence}"
+        + (f", and {', '.join(drawing)} draws random numbers" if drawing else "")
+        + "; call model.eval(), fix the random numbers inside the loss, or pass seed= to keep one mask a batch"
+    )
 
 
 def refuse(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ from slq.errors import OperatorError, PrecisionWarning
 from slq_torch._choice import Mode
 from slq_torch._data_pass import DataPass
 from slq_torch._hessian_modes import gradient_at, gradient_of
-from slq_torch._modules import owner_of, random_modules
+from slq_torch._modules import owner_of, random_loss
 
 __all__ = ["direction_for", "require_derivative", "require_repeatable"]
 
@@ -32,12 +32,8 @@ def require_repeatable(data: DataPass) -> torch.Tensor:
     difference, size = float((first - second).norm()), float(first.norm())
     # Atomic additions on a GPU change a few last digits, random numbers the first; half precision has only two.
     if difference > size * min(1e3 * data.rounding, 0.1):
-        drawing = random_modules(data.model)
-        raise OperatorError(
-            f"the loss is random: two gradients of one batch differ by {difference / size:.2g} of their length"
-            + (f", and {', '.join(drawing)} draws random numbers" if drawing else "")
-            + "; call model.eval(), fix the random numbers inside the loss, or pass seed= to keep one mask a batch"
-        )
+        evidence = f"two gradients of one batch differ by {difference / size:.2g} of their length"
+        raise OperatorError(random_loss(data.model, evidence))
     return first
 
 
