@@ -164,7 +164,7 @@ def test_checkpoints(batch, dense, distance):
     order = torch.cat([torch.arange(exact.shape[0])])
     assert distance(found, exact[order][:, order]) < CLOSE["jvp"]
     batch[0].requires_grad_()
-    with pytest.raises(OperatorError, match="reentrant activation checkpoint.*use_reentrant=False"):
+    with pytest.raises(OperatorError, match=r"reentrant activation checkpoint.*use_reentrant=False"):
         hessian_operator(_Checkpointed(True), cross_entropy, batch)
 
 

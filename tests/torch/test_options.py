@@ -157,14 +157,14 @@ def test_batch_norm_of_each_batch(batch, dense, distance):
 
 def test_running_statistics_that_do_not_exist(batch):
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3))
-    with pytest.raises(RequestError, match="batch_norm='running' needs running statistics.*take 'batch' or"):
+    with pytest.raises(RequestError, match=r"batch_norm='running' needs running statistics.*take 'batch' or"):
         hessian_operator(model, cross_entropy, batch, batch_norm="running")
 
 
 def test_population_of_batches_that_cannot_be_joined():
     model = nn.Sequential(nn.Conv1d(1, 2, 1), nn.BatchNorm1d(2), nn.AdaptiveAvgPool1d(1), nn.Flatten())
     data = [(torch.randn(3, 1, width), torch.randint(2, (3,))) for width in (4, 5)]
-    with pytest.raises(DataError, match="cannot be joined into one.*give one batch that holds all samples"):
+    with pytest.raises(DataError, match=r"cannot be joined into one.*give one batch that holds all samples"):
         hessian_operator(model, cross_entropy, data, batch_norm="population")
     data = [{"x": torch.randn(3, 1, 4), "y": torch.randint(2, (3,)), "scale": torch.tensor(s)} for s in (1.0, 2.0)]
     with pytest.raises(DataError, match="not one row a sample differs between batches"):
@@ -218,17 +218,14 @@ def test_shuffling_is_fine(model, batch, dense, distance):
 
 def test_other_samples_with_the_same_loss_are_found(model, batch):
     """An input that the loss does not look at, but once it may."""
-    data = [(*batch, torch.arange(11.0))]
+    data = [(*batch, torch.arange(11.0)), batch]
     op = hessian_operator(model, cross_entropy, data)
     v = torch.ones(op.shape[0])
     op.matvec(v)
     data[0] = (*batch, torch.arange(11.0).flip(0))
     op.matvec(v)  # the same set in another order
     data[0] = (*batch, torch.arange(11.0) + (torch.arange(11) == 3))
-    with pytest.raises(DataError, match="other samples than in the pass before.*switch random augmentation"):
-        hessian_operator(model, cross_entropy, [*data, batch][:1]).matvec(v)
-        op._data.is_single = False
-        op._mode.drop()
+    with pytest.raises(DataError, match=r"other samples than in the pass before.*switch random augmentation"):
         op.matvec(v)
 
 
@@ -256,7 +253,7 @@ def test_streams(model, batch, monkeypatch, dense, distance):
     op = hessian_operator(model, cross_entropy, loader, max_batches=11)
     assert distance(dense(op), dense(hessian_operator(model, cross_entropy, batch))) < CLOSE
     monkeypatch.setattr("slq.adapters._ENDLESS", 20)
-    with pytest.raises(DataError, match="no length and gave 20 batches without an end.*pass max_batches="):
+    with pytest.raises(DataError, match=r"no length and gave 20 batches without an end.*pass max_batches="):
         hessian_operator(model, cross_entropy, loader)
 
 
@@ -353,7 +350,7 @@ def test_parameters_that_cannot_be_differentiated(batch):
         hessian_operator(lazy, cross_entropy, batch)
     with torch.inference_mode():
         model = nn.Linear(4, 3)
-    with pytest.raises(OperatorError, match="weight was made under inference_mode.*make the model outside"):
+    with pytest.raises(OperatorError, match=r"weight was made under inference_mode.*make the model outside"):
         hessian_operator(model, cross_entropy, batch)
 
 
