@@ -120,8 +120,11 @@ class DataPass:
 
     def summed_loss(self, piece: Piece) -> tuple[torch.Tensor, Any]:
         """The loss summed over a piece, with its graph, and the weight that came with it, or None."""
-        with self.evaluating(piece):
-            loss, weight = _sum_and_weight(self._loss_fn(self.model, piece.batch))
+        return self.summed(self._evaluate(piece), piece)
+
+    def summed(self, result: Any, piece: Piece) -> tuple[torch.Tensor, Any]:
+        """What a loss function returned for a piece, as the sum over it and its weight, or None."""
+        loss, weight = _sum_and_weight(result)
         if weight is None and self._settings.reduction == "mean":
             loss = loss * float(size_of(piece.batch) or 1)
         return loss, weight

@@ -1,31 +1,18 @@
 """The Hessian of a mean loss over a data set."""
 
-import re
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
 
-from slq.adapters import available_memory, warn_user
-from slq.errors import OperatorError, PrecisionWarning, RequestError
-from slq_torch._choice import WORTH_TRACING, WORTH_TRYING, Mode, choose
-from slq_torch._cuda_graph import Recorded
-from slq_torch._data_pass import DataPass, LossFunction, Piece
+from slq_torch._chosen import ChosenOperator, Way
+from slq_torch._data_pass import LossFunction
 from slq_torch._hessian_modes import Difference, DoubleBackward, Jvp, Linearize, best_step
-from slq_torch._meter import Meter
-from slq_torch._operator import ModelOperator
 from slq_torch._parameters import Selection
 from slq_torch._settings import Options, Settings
-from slq_torch._verify import direction_for, require_derivative, require_repeatable
+from slq_torch._verify import require_derivative
 
 __all__ = ["HessianOperator", "hessian_operator"]
-
-# How torch says that it cannot differentiate something a second time, or forward.
-_NO_DERIVATIVE = re.compile(
-    r"not implemented|forward AD|double backward|setup_context|saved tensor hooks|ZeroTensors|in-place|inplace"
-    r"|once_differentiable|vmap|functorch|torch\.func"
-)
 
 
 def hessian_operator(
@@ -95,7 +82,7 @@ def hessian_operator(
     return HessianOperator(model, loss_fn, data, params, Settings(**options))
 
 
-class HessianOperator(ModelOperator):
+class HessianOperator(ChosenOperator):
     """The operator that `hessian_operator` makes.
 
     Attributes
@@ -110,119 +97,18 @@ class HessianOperator(ModelOperator):
         What "auto" found: seconds of each way, or why it was not taken.
     """
 
-    @torch.inference_mode(False)
-    def __init__(
-        self, model: torch.nn.Module, loss_fn: LossFunction, data: Any, params: Selection, settings: Settings
-    ) -> None:
-        super().__init__(model, loss_fn, data, params, settings)
-        self.tried: dict[str, str] = {}
-        self._bytes = 0
-        with self._data.differentiating():
-            gradient = require_repeatable(self._data)
-            self._mode: Mode = self._first_mode(direction_for(gradient))
-        self._undecided = settings.ad == "auto" and self._mode.name == "double_backward"
-        if settings.compile and settings.ad == "jvp":
-            self._mode = Jvp(self._data, compiled=True)
-        elif settings.compile and settings.ad == "linearize":
-            self._mode = Linearize(self._data, keep=True, compiled=True)
-        if settings.cuda_graph:
-            if not isinstance(self._mode, DoubleBackward):
-                raise RequestError(
-                    f"cuda_graph=True records double backward, not {self.ad}; leave ad= or cuda_graph= out"
-                )
-            self._mode, self._undecided = Recorded(self._data, DoubleBackward(self._data, keep=True)), False
-
-    @property
-    def ad(self) -> str:
-        """The way of differentiation, as far as it is chosen."""
-        return self._mode.name
-
     @property
     def difference_error(self) -> float:
         """The largest estimated relative error of a difference on a batch so far; 0 where none is taken."""
         return self._mode.error if isinstance(self._mode, Difference) else 0.0
 
-    def workspace(self, rows: int) -> int:
-        """Bytes that a product with `rows` vectors takes, as measured on the first batch (not compiled)."""
-        if isinstance(self._mode, DoubleBackward | Recorded):
-            return self._bytes
-        one, two = (self._measured(k) for k in (1, 2))
-        return one + (rows - 1) * max(two - one, 0)
-
-    def _add_products(self, piece: Piece, vectors: torch.Tensor, total: torch.Tensor) -> torch.Tensor | None:
-        return self._mode.add_products(piece, vectors, total)
-
-    def _multiply(self, vectors: torch.Tensor) -> torch.Tensor:
-        if self._undecided:
-            self._undecided = False
-            self._data.require_unchanged(contents=False)
-            self._mode, self.tried = choose(self._data, self._mode, self._candidates(), vectors, self._bytes)
-        return super()._multiply(vectors)
-
-    def _candidates(self) -> list[tuple[Callable[[], Mode], float]]:
-        """What may be faster than double backward, and how long that must take to try it."""
-        data = self._data
-        found: list[tuple[Callable[[], Mode], float]] = [(partial(Jvp, data), WORTH_TRYING)]
-        if data.is_single:
-            found.append((partial(Linearize, data, True), WORTH_TRACING))
-        if self._settings.compile:
-            found.append((partial(Linearize, data, True, True) if data.is_single else partial(Jvp, data, True), 0.0))
-        return found
-
-    def _first_mode(self, direction: torch.Tensor) -> Mode:
-        """The mode asked for, or the safest, having multiplied once with `direction`."""
-        reasons = []
-        for make in self._allowed(direction):
-            try:
-                mode = make(self._data)
-                product = self._zeros(1, self._parameters.n)
-                with Meter() as meter:
-                    mode.add_products(self._data.first, direction[None], product)
-                self._bytes = meter.peak
-                free = available_memory(self.like)
-                if isinstance(mode, DoubleBackward) and free is not None and meter.peak > free / 2:
-                    mode.drop()
-            except RuntimeError as error:
-                if not (isinstance(error, NotImplementedError) or _NO_DERIVATIVE.search(str(error))):
-                    raise
-                reasons.append(error)
-                continue
-            if isinstance(mode, Difference) and reasons:
-                warn_user(
-                    f"the loss has no second derivative ({_first_line(reasons[0])}): products are central differences "
-                    f"of gradients, with an error of about {mode.error:.1g}; ad='difference' says that you mean it",
-                    PrecisionWarning,
-                )
-            if self._settings.check and not isinstance(mode, Difference):
-                require_derivative(self._data, make)
-            return mode
-        raise _not_differentiable(self._settings.ad, reasons[-1]) from reasons[-1]
-
-    def _allowed(self, direction: torch.Tensor) -> list[Callable[[DataPass], Mode]]:
-        ad = self._settings.ad
-        ways: dict[str, Callable[[DataPass], Mode]] = {
-            "double_backward": lambda data: DoubleBackward(data, keep=True),
+    def _make_ways(self, direction: torch.Tensor) -> Mapping[str, Way]:
+        return {
+            "double_backward": DoubleBackward,
             "jvp": Jvp,
-            "linearize": lambda data: Linearize(data, keep=True),
+            "linearize": Linearize,
             "difference": lambda data: Difference(data, best_step(data, direction)),
         }
-        return [ways[name] for name in ("double_backward", "jvp", "difference")] if ad == "auto" else [ways[ad]]
 
-    def _measured(self, rows: int) -> int:
-        vectors = torch.ones(rows, self.shape[1], dtype=self.like.dtype, device=self.like.device)
-        eager = Jvp(self._data) if isinstance(self._mode, Jvp) else Linearize(self._data, keep=False)
-        mode = self._mode if isinstance(self._mode, Difference) else eager
-        with self._data.differentiating(), Meter() as meter:  # under which nothing compiles
-            mode.add_products(self._data.first, vectors, torch.zeros_like(vectors))
-        return meter.peak
-
-
-def _not_differentiable(ad: str, error: BaseException) -> OperatorError:
-    return OperatorError(
-        f"ad={ad!r} cannot differentiate this loss: {_first_line(error)}; ad='auto' tries other ways, and "
-        "ad='difference' needs gradients only"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    def _require_right(self, way: Way) -> None:
+        require_derivative(self._data, way)

@@ -1,7 +1,7 @@
 """Ways to multiply with the Hessian of the loss of a piece of the data."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,18 +22,14 @@ class _Graph(NamedTuple):
 class DoubleBackward:
     """The gradient's graph, built once per piece and differentiated once per vector (Pearlmutter 1994).
 
-    Parameters
-    ----------
-    data : DataPass
-    keep : bool
-        Keep the graph of a single piece between products.
+    That of a single piece is kept between products.
     """
 
     name = "double_backward"
 
-    def __init__(self, data: DataPass, keep: bool) -> None:
+    def __init__(self, data: DataPass) -> None:
         self._data = data
-        self._keep = keep and data.is_single
+        self._keep = data.is_single
         self._kept: _Graph | None = None
 
     def add_products(self, piece: Piece, vectors: torch.Tensor, total: torch.Tensor) -> torch.Tensor | None:
@@ -78,11 +74,6 @@ class _Forward:
         self._values = tuple(p.detach() for p in data.parameters.tensors)
         self._loss = data.functional(lambda piece: data.summed_loss(piece)[0])
 
-    def _add(self, rows: Sequence[torch.Tensor], total: torch.Tensor) -> None:
-        sizes = self._data.parameters.sizes
-        for columns, part in zip(total.split(sizes, dim=1), rows, strict=True):
-            columns += part.reshape(part.shape[0], -1)
-
 
 class Jvp(_Forward):
     """Forward over reverse, all vectors at once (`compiled`: through `torch.compile`)."""
@@ -106,17 +97,17 @@ class Jvp(_Forward):
         """Add the product with each row of `vectors` to `total`; the summed loss."""
         tangents = tuple(self._data.parameters.split(vectors))
         products, loss = self._push(self._values, piece, tangents)
-        self._add(products, total)
+        self._data.parameters.add_rows_to(total, products)
         return loss.detach()
 
 
 class Linearize(_Forward):
     """The derivative of the gradient, traced once per piece, applied to all vectors at once; as `Jvp`."""
 
-    def __init__(self, data: DataPass, keep: bool, compiled: bool = False) -> None:
+    def __init__(self, data: DataPass, compiled: bool = False) -> None:
         super().__init__(data)
         self.name = "linearize, compiled" if compiled else "linearize"
-        self._keep = keep and data.is_single
+        self._keep = data.is_single
         self._compiled = compiled
         self._kept: tuple[torch.Tensor, Callable] | None = None
 
@@ -125,7 +116,7 @@ class Linearize(_Forward):
         loss, push = self._kept or self._trace(piece)
         if self._keep:
             self._kept = loss, push
-        self._add(push(tuple(self._data.parameters.split(vectors))), total)
+        self._data.parameters.add_rows_to(total, push(tuple(self._data.parameters.split(vectors))))
         return loss
 
     def _trace(self, piece: Piece) -> tuple[torch.Tensor, Callable]:

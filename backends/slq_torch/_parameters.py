@@ -117,9 +117,10 @@ class Parameters:
             if part is not None:
                 row += part.reshape(-1)
 
-    def join_rows(self, parts: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Tensors (k, shape) as (k, n) rows."""
-        return torch.cat([part.reshape(part.shape[0], -1).to(self.like.dtype) for part in parts], dim=1)
+    def add_rows_to(self, total: torch.Tensor, parts: Iterable[torch.Tensor]) -> None:
+        """Add tensors (k, shape) of the parameters' shapes to (k, n) rows, in their dtype."""
+        for columns, part in zip(total.split(self.sizes, dim=1), parts, strict=True):
+            columns += part.reshape(part.shape[0], -1)
 
     def unravel(self, v: torch.Tensor) -> dict[str, torch.Tensor]:
         """A flat vector by parameter names."""

@@ -8,7 +8,7 @@ import torch
 
 from slq.errors import DataError
 
-__all__ = ["cast", "cut", "fingerprint", "join", "leaves", "size_of"]
+__all__ = ["cast", "cut", "fingerprint", "join", "leaves", "size_of", "with_leaves"]
 
 
 def leaves(batch: Any) -> Iterator[torch.Tensor]:
@@ -63,6 +63,12 @@ def join(batches: Sequence[Any]) -> Any:
         ) from error
     merged = iter([column[0] if isinstance(column, tuple) else column for column in joined])
     return _map(lambda _: next(merged), batches[0])
+
+
+def with_leaves(tree: Any, tensors: Sequence[torch.Tensor]) -> Any:
+    """The tree with other floating-point tensors, in their order."""
+    others = iter(tensors)
+    return _map(lambda x: next(others) if x.is_floating_point() else x, tree)
 
 
 def fingerprint(batch: Any) -> list[torch.Tensor]:

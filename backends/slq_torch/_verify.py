@@ -12,7 +12,7 @@ from slq_torch._data_pass import DataPass
 from slq_torch._hessian_modes import gradient_at, gradient_of
 from slq_torch._modules import owner_of, random_loss
 
-__all__ = ["direction_for", "require_derivative", "require_repeatable"]
+__all__ = ["direction_for", "random_unit", "require_derivative", "require_repeatable"]
 
 _SAMPLES = 16  # enough to use every layer, few enough to cost nothing
 # Differences of smooth losses agree at one of the larger steps. ReLUs bend between any two points that are farther
@@ -39,7 +39,7 @@ def require_repeatable(data: DataPass) -> torch.Tensor:
 
 def direction_for(gradient: torch.Tensor) -> torch.Tensor:
     """A unit vector to try: half random, half the gradient, along which curvature stands out of rounding."""
-    v = _random_unit(gradient)
+    v = random_unit(gradient)
     size = torch.linalg.vector_norm(gradient)
     v = v + gradient / size if size else v
     return v / torch.linalg.vector_norm(v)
@@ -85,7 +85,7 @@ def _compare(data: DataPass, make: Callable[[DataPass], Mode]) -> _Comparison:
     """How far products are from differences, along a random vector and along the gradient."""
     mode = make(data)
     gradient = gradient_of(data, data.first)[0]
-    directions = torch.stack([_random_unit(gradient), direction_for(gradient)])
+    directions = torch.stack([random_unit(gradient), direction_for(gradient)])
     products = torch.zeros_like(directions)
     mode.add_products(data.first, directions, products)
     return max(
@@ -113,6 +113,7 @@ def _compare_one(data: DataPass, direction: torch.Tensor, product: torch.Tensor,
     return best
 
 
-def _random_unit(like: torch.Tensor) -> torch.Tensor:
+def random_unit(like: torch.Tensor) -> torch.Tensor:
+    """A unit vector of the shape, dtype and device of another, always the same."""
     v = torch.randn(like.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
     return v / torch.linalg.vector_norm(v)

@@ -71,7 +71,7 @@ def test_single_batch_is_evaluated_once(ad, model, batch):
 
 def test_graph_that_does_not_fit_is_built_each_time(model, batch, monkeypatch, dense):
     exact = dense(hessian_operator(model, cross_entropy, batch))
-    monkeypatch.setattr("slq_torch._hessian.available_memory", lambda _: 1000)
+    monkeypatch.setattr("slq_torch._chosen.available_memory", lambda _: 1000)
     calls = []
     op = hessian_operator(model, lambda *args: calls.append(0) or cross_entropy(*args), batch, ad="double_backward")
     before = len(calls)
@@ -118,7 +118,10 @@ class _Piecewise(nn.Module):
 
 def test_way_that_torch_lacks_is_refused(batch):
     model = nn.Sequential(nn.Linear(4, 5), nn.Hardsigmoid(), nn.Linear(5, 3))
-    with pytest.raises(OperatorError, match=r"ad='jvp' cannot differentiate this loss: .*ad='difference' needs"):
+    with pytest.raises(
+        OperatorError,
+        match=r"ad='jvp' cannot differentiate this loss: .*the Hessian has ad='difference', which needs gradients only",
+    ):
         hessian_operator(model, cross_entropy, batch, ad="jvp")
 
 
