@@ -110,7 +110,7 @@ CASES = {
     "layer norm": (lambda: mlp(nn.LayerNorm(3)), nn.CrossEntropyLoss, points),
     "own loss": (mlp, lambda: lambda z, b: torch.log1p((z.sum(1) - b[1]) ** 2).mean(), points),
     "own linear loss": (mlp, lambda: lambda z, b: (z * b[1][:, None]).mean(), points),
-    "own coupled loss": (mlp, lambda: lambda z, b: (z.T @ z).square().sum(), points),
+    "own coupled loss": (mlp, lambda: lambda z, _: (z.T @ z).square().sum(), points),
 }
 
 
@@ -319,7 +319,7 @@ def test_empirical_fisher_is_the_second_moment_of_the_gradients(own, ad, dense, 
     [
         ({"samples": 3, "empirical": True}, "samples= draws labels from the model.*choose one"),
         ({"samples": 0}, "samples= expects a positive integer or None, got 0"),
-        ({"loss": lambda z, b: z.square().mean()}, "needs a likelihood.*or empirical=True"),
+        ({"loss": lambda z, _: z.square().mean()}, "needs a likelihood.*or empirical=True"),
         ({"ad": "difference"}, "ad='difference' is no way to make this operator; take one of double_backward"),
     ],
 )
@@ -388,7 +388,7 @@ def test_outputs_without_rows_have_no_empirical_fisher():
         fisher_operator(
             model,
             lambda m, b: (m(b[0]), m(b[0]).sum()),
-            lambda z, b: z[0].square().mean() + z[1],
+            lambda z, _: z[0].square().mean() + z[1],
             batch,
             empirical=True,
         )
@@ -406,14 +406,14 @@ class _HalfDerivative(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(_, gradient):
         return gradient / 2
 
 
 def test_wrong_jacobian_is_found():
     model, batch = mlp(), points()
     wrong = lambda m, b: _HalfDerivative.apply(m(b[0]))  # noqa: E731
-    with pytest.raises(OperatorError, match="by double_backward is not that of the Jacobian.*check=False"):
+    with pytest.raises(OperatorError, match=r"by double_backward is not that of the Jacobian.*check=False"):
         ggn_operator(model, wrong, nn.CrossEntropyLoss(), batch)
     op = ggn_operator(model, wrong, nn.CrossEntropyLoss(), batch, check=False)
     right = ggn_operator(model, forward, nn.CrossEntropyLoss(), batch)
