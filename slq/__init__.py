@@ -11,12 +11,14 @@ from slq._lanczos import Tridiagonal, lanczos
 from slq._measure import SpectralMeasure, concatenate
 from slq._operators import aslinearoperator, to_scipy
 from slq._outliers import Outliers
+from slq._precondition import precondition
 from slq._probes import gaussian, rademacher, sphere, steinhaus
 from slq._products import LinearOperator
 from slq._quadrature import golub_welsch
 from slq._singular import singular_measure
-from slq._slq import logdet, spectral_measure, spectral_sum
+from slq._slq import logdet, memory_forecast, spectral_measure, spectral_sum
 from slq._subspaces import deflate, restrict
+from slq._together import spectral_measures
 from slq._version import __version__
 from slq.errors import SlqError, SlqWarning
 
@@ -45,13 +47,16 @@ __all__ = [
     "gram",
     "lanczos",
     "logdet",
+    "memory_forecast",
     "metrics",
+    "precondition",
     "rademacher",
     "restrict",
     "scale",
     "shift",
     "singular_measure",
     "spectral_measure",
+    "spectral_measures",
     "spectral_sum",
     "sphere",
     "steinhaus",

@@ -1,6 +1,7 @@
 """Floor 2: a measure is made batch by batch; what is done is kept whatever happens to the rest."""
 
 import contextlib
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,14 +12,19 @@ from slq._arrays import Array, is_complex, library_name, recurrence_like
 from slq._basis import storage_for
 from slq._lanczos import basis_size, start
 from slq._measure import SpectralMeasure
-from slq._memory import forecast, forecast_check, require
+from slq._memory import forecast, forecast_check, is_out_of_memory, require
 from slq._products import LinearOperator, Products
 from slq._recurrence import Tridiagonal
 from slq._source import count
 from slq._version import __version__
-from slq.errors import ClippedStepsWarning, NonFiniteError, ProductError, RequestError
+from slq.errors import ClippedStepsWarning, NonFiniteError, OutOfMemoryWarning, ProductError, RequestError
 
-__all__ = ["Batches", "clipped", "require_directions", "require_memory", "warn_if_clipped"]
+__all__ = ["Batches", "clipped", "memory_needed", "require_directions", "require_memory", "warn_if_clipped"]
+
+_NO_MEMORY = (
+    "out of memory with one probe alone: pass reorthogonalize=False or an integer, basis_dtype='host', or smaller "
+    "pieces of the data to the operator (microbatch= of slq_torch)"
+)
 
 Runner = Callable[[Array, Callable[[int, int], None] | None], Tridiagonal]
 
@@ -56,10 +62,29 @@ class Batches:
 
     def add_all(self, rows: int, progress: Callable[[int, int], None] | None) -> None:
         """Run all probes of the source, `rows` together."""
-        k = self._source.num_probes
-        for low in range(0, k, rows):
+        k, low = self._source.num_probes, 0
+        while low < k:
             high = min(low + rows, k)
-            self._add(low, high, None if progress is None else _scaled(progress, low, high - low, k))
+            try:
+                self._add(low, high, None if progress is None else _scaled(progress, low, high - low, k))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if high - low == 1:
+                    error.add_note(_NO_MEMORY)
+                    raise
+            else:
+                low = high
+                continue
+            # Only here, where the error and its frames, which hold the vectors, are gone.
+            rows = (high - low) // 2
+            gc.collect()
+            warnings.warn(
+                f"{high - low} probes together ran out of memory: going on with batch_size={rows}, from the same "
+                "probe; pass that to begin with",
+                OutOfMemoryWarning,
+                stacklevel=3,
+            )
 
     def _add(self, low: int, high: int, progress: Callable[[int, int], None] | None) -> None:
         """Run the probes number low to high; what is lost with an error, and what is not, is told by the error."""
@@ -70,6 +95,8 @@ class Batches:
         try:
             done = self._run(v, progress)
         except (NonFiniteError, ProductError) as error:
+            if high - low > 1 and is_out_of_memory(error):
+                raise  # these probes run again
             lost = set(error.probes) if isinstance(error, NonFiniteError) else set()
             kept = [i for i in range(low, high) if i not in lost]
             if error.partial is not None and (not self._runs or lost):
@@ -129,44 +156,57 @@ def require_directions(A: LinearOperator, source: Any, rows: int) -> None:
             start(A, source.draw(A, low, low + rows))
 
 
-def require_memory(
-    A: Any,
-    num_probes: int,
-    rows: int,
-    num_steps: int,
-    reorthogonalize: bool | int,
+def memory_needed(
+    A: LinearOperator,
+    *,
+    num_probes: int = 10,
+    num_steps: int = 80,
+    reorthogonalize: bool | int = True,
     basis_dtype: Any = None,
-    check: bool = False,
+    batch_size: int | None = None,
+    check: Any = True,
     left: int = 0,
-) -> None:
-    """Refuse what does not fit into memory, naming what would.
-
-    `left` is the length of the left vectors of a bidiagonalisation, which stores its bases as they are and has no check
-    before it.
-    """
+    **_: Any,
+) -> int:
+    """Bytes that a run with these options of `spectral_measure` takes; see `require_memory` for `left`."""
     like = recurrence_like(A.like)
     n, index = A.shape[0], getattr(A, "index", None)
     if index is not None:
         n = len(range(n)[index]) if isinstance(index, slice) else len(index)
     n += left
+    rows = num_probes if batch_size is None else min(batch_size, num_probes)
     keep = basis_size(reorthogonalize, num_steps)
     itemsize = storage_for(None, like).itemsize
+    workspace = getattr(A, "workspace", None)
+    run = forecast(rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize)
+    before = forecast_check(rows, n, itemsize) if check is not False else 0
+    own = 0 if workspace is None else max(workspace(rows), workspace(min(rows, 5)) if check is not False else 0)
+    return 16 * num_probes * num_steps + max(run, before) + own  # the coefficients come on top
 
-    def needed(rows: int = rows, keep: int = keep, basis_dtype: Any = basis_dtype, check: bool = check) -> int:
-        run = forecast(rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize)
-        before = forecast_check(rows, n, itemsize) if check else 0
-        return 16 * num_probes * num_steps + max(run, before)  # the coefficients come on top
 
-    options = {"check=False": needed(check=False)} if check else {}
+def require_memory(A: LinearOperator, *, left: int = 0, **options: Any) -> None:
+    """Refuse what does not fit into memory, naming what would.
+
+    The options are those of `memory_needed`. `left` is the length of the left vectors of a bidiagonalisation, which
+    stores its bases as they are and has no check before it.
+    """
+
+    def needed(**others: Any) -> int:
+        return memory_needed(A, left=left, **{**options, **others})
+
+    rows = options.get("batch_size") or options["num_probes"]
+    keep = basis_size(options["reorthogonalize"], options["num_steps"])
+    checks = options.get("check", False) is not False
+    fitting = {"check=False": needed(check=False)} if checks else {}
     if rows > 1:
-        options["batch_size=1"] = needed(rows=1)
+        fitting["batch_size=1"] = needed(batch_size=1)
     if keep:
-        options["reorthogonalize=False"] = needed(keep=0)
+        fitting["reorthogonalize=False"] = needed(reorthogonalize=False)
         if keep > 40:
-            options["reorthogonalize=40"] = needed(keep=40)
+            fitting["reorthogonalize=40"] = needed(reorthogonalize=40)
         for kind in () if left else ("bfloat16", "host"):
             with contextlib.suppress(RequestError):  # not every library has it
-                options[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
-    least = "batch_size=1, reorthogonalize=False" + (", check=False" if check else "")
-    options[least] = needed(rows=1, keep=0, check=False)
-    require(like, needed(), options)
+                fitting[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
+    least = "batch_size=1, reorthogonalize=False" + (", check=False" if checks else "")
+    fitting[least] = needed(batch_size=1, reorthogonalize=False, check=False)
+    require(recurrence_like(A.like), needed(), fitting)

@@ -8,7 +8,7 @@ from typing import Any
 from slq._arrays import Array, library_name
 from slq.errors import MemoryForecastError
 
-__all__ = ["available", "forecast", "forecast_check", "require"]
+__all__ = ["available", "forecast", "forecast_check", "is_out_of_memory", "require"]
 
 _CGROUPS = (  # limit, usage and statistics of a container (version 2, then 1)
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -31,6 +31,16 @@ def forecast(rows: int, n: int, kept: int, itemsize: int, basis_itemsize: int) -
 def forecast_check(rows: int, n: int, itemsize: int) -> int:
     """Bytes that the ten products of `check_operator` take: measured 7 vectors for one row at a time, 20 for five."""
     return (4 * min(rows, 5) + 3) * n * itemsize
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says that a device or the host has no memory left."""
+    while error is not None:
+        kind = type(error).__name__  # torch's and CuPy's are called OutOfMemoryError; JAX has one for everything
+        if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "RESOURCE_EXHAUSTED" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def available(like: Array) -> int | None:

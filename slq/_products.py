@@ -43,7 +43,7 @@ class LinearOperator(Protocol):
     A block of vectors is a (k, n) array, each **row** a vector. Optional members: ``vecdot(x, y)``, the inner product
     along the last axis (a sharded operator reduces over its processes here); ``index``, the global coordinates that
     this process holds; ``put(block)``, which places a block drawn on the host; ``rmatvec``, the adjoint in that inner
-    product (`gram`).
+    product (`gram`); ``workspace(rows)``, the bytes that a product with so many vectors takes for itself.
     """
 
     shape: tuple[int, int]

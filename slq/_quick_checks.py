@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from slq._arrays import precision, recurrence_like
 from slq._checks import WRONG, rounding, suspect
+from slq._memory import is_out_of_memory
 from slq._products import LinearOperator, Products
 from slq._ten_products import Measured, measure
 from slq.errors import (
@@ -47,7 +48,11 @@ def quick_findings(
     recurrence_like(A.like)  # a dtype that is not floating is refused here
     try:
         measured = measure(A, seed, batch_size, products)
-    except SlqError as error:
+    except (SlqError, MemoryError) as error:
+        if is_out_of_memory(error) and batch_size != 1:
+            return quick_findings(A, seed, 1, products)
+        if not isinstance(error, SlqError):
+            raise
         name = {AliasedOutputError: "aliasing", NonFiniteError: "finiteness"}.get(type(error), "product")
         found = [Finding(name, 1.0, 0.0, error, str(error).rpartition("; ")[2])]
         at = QUICK.index(name)

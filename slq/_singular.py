@@ -79,7 +79,15 @@ def singular_measure(
     source = source_of(probes, num_probes, rng, first_probe)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
     right = RightSpace(A)
-    require_memory(right, source.num_probes, rows, num_steps, reorthogonalize, left=A.shape[0])
+    require_memory(
+        right,
+        num_probes=source.num_probes,
+        batch_size=rows,
+        num_steps=num_steps,
+        reorthogonalize=reorthogonalize,
+        check=False,
+        left=A.shape[0],
+    )
     products = Products(right)
 
     def run_all(v: Array, report: Callable[[int, int], None] | None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from slq._arrays import Array, is_complex
-from slq._batches import Batches, clipped, require_directions, require_memory, warn_if_clipped
+from slq._batches import Batches, clipped, memory_needed, require_directions, require_memory, warn_if_clipped
 from slq._check_operator import quick_check
 from slq._estimate import Estimate
 from slq._functions import try_function
@@ -21,7 +21,7 @@ from slq._products import Products, complexified
 from slq._source import SAMPLERS, count, source_of
 from slq.errors import RequestError
 
-__all__ = ["extend", "logdet", "spectral_measure", "spectral_sum"]
+__all__ = ["extend", "logdet", "memory_forecast", "spectral_measure", "spectral_sum"]
 
 
 def spectral_measure(
@@ -114,7 +114,15 @@ def spectral_measure(
         A = complexified(A)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
     watch = check is not False
-    require_memory(A, source.num_probes, rows, num_steps, reorthogonalize, basis_dtype, watch)
+    require_memory(
+        A,
+        num_probes=source.num_probes,
+        batch_size=rows,
+        num_steps=num_steps,
+        reorthogonalize=reorthogonalize,
+        basis_dtype=basis_dtype,
+        check=watch,
+    )
     require_directions(A, source, rows)
     products = Products(A)
     if watch:
@@ -133,6 +141,49 @@ def spectral_measure(
         warnings.warn(ghosts, stacklevel=2)
     warn_if_clipped(measure, asked, num_steps)
     return measure
+
+
+def memory_forecast(
+    A: Any,
+    *,
+    num_probes: int = 10,
+    num_steps: int = 80,
+    reorthogonalize: bool | int = True,
+    basis_dtype: Any = None,
+    batch_size: int | None = None,
+    check: Any = True,
+) -> int:
+    """Bytes that `spectral_measure` with these options takes where the operator's vectors live.
+
+    Parameters
+    ----------
+    A : operator
+        Anything that `aslinearoperator` takes. What its product takes for itself is known of operators with a method
+        ``workspace(rows)`` only, as those of models are.
+    num_probes, num_steps, reorthogonalize, basis_dtype, batch_size, check
+        Those of `spectral_measure`.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> memory_forecast(np.eye(1000), num_probes=1, num_steps=50, check=False)
+    432800
+    """
+    A = aslinearoperator(A)
+    num_steps = clipped(num_steps, A.shape[0], reorthogonalize)
+    return memory_needed(
+        A,
+        num_probes=count("num_probes", num_probes),
+        num_steps=num_steps,
+        reorthogonalize=reorthogonalize,
+        basis_dtype=basis_dtype,
+        batch_size=batch_size,
+        check=check,
+    )
 
 
 def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) -> SpectralMeasure:

@@ -28,6 +28,7 @@ __all__ = [
     "NotRepeatableError",
     "NotSymmetricError",
     "OperatorError",
+    "OutOfMemoryWarning",
     "PlacementError",
     "PrecisionWarning",
     "ProductError",
@@ -234,6 +235,10 @@ class BatchStatisticsWarning(SlqWarning):
 
 class LostSamplesWarning(SlqWarning):
     """A loader leaves samples of its data set out."""
+
+
+class OutOfMemoryWarning(SlqWarning):
+    """Memory ran out in the middle of a run, which goes on with fewer probes at a time."""
 
 
 class ResolutionWarning(SlqWarning):

@@ -34,9 +34,7 @@ class DoubleBackward:
 
     def add_products(self, piece: Piece, vectors: torch.Tensor, total: torch.Tensor) -> torch.Tensor | None:
         """Add the product with each row of `vectors` to `total`; the summed loss."""
-        graph = self._kept or self.graph(piece)
-        if self._keep:
-            self._kept = graph
+        graph = self.graph(piece)
         parameters = self._data.parameters
         outputs = list(graph.gradient.values())
         for row, (v, sum_of_row) in enumerate(zip(vectors, total, strict=True)):
@@ -59,6 +57,13 @@ class DoubleBackward:
 
     def graph(self, piece: Piece) -> _Graph:
         """The gradient of a piece with its graph."""
+        if self._kept is not None:
+            return self._kept
+        graph = self._build(piece)
+        self._kept = graph if self._keep else None
+        return graph
+
+    def _build(self, piece: Piece) -> _Graph:
         loss, _ = self._data.summed_loss(piece)
         if not loss.requires_grad:
             return _Graph(loss.detach(), {})
