@@ -45,9 +45,7 @@ ERRORS = [
 def test_probes_run_again_in_smaller_batches(error, calls):
     exact = slq.spectral_measure(A, num_probes=10, num_steps=6, batch_size=2)
     operator = Limited(2, error, calls)
-    with pytest.warns(
-        OutOfMemoryWarning, match=r"10 probes together ran out of memory: going on with batch_size=5"
-    ) as w:
+    with pytest.warns(OutOfMemoryWarning) as w:
         found = slq.spectral_measure(operator, num_probes=10, num_steps=6)
     said = "{} probes together ran out of memory: going on with batch_size={}, from the same probe; pass that to begin with"
     assert [str(x.message) for x in w] == [said.format(10, 5), said.format(5, 2)]

@@ -107,6 +107,7 @@ def _whole(
 class _SharedHessian(HessianOperator):
     """The whole Hessian, whose blocks are multiplied from one graph of the gradient."""
 
+    @torch.inference_mode(False)
     def products(self, wanted: Sequence[tuple[Parameters, Parameters, torch.Tensor]]) -> list[torch.Tensor]:
         """Products H[rows, columns] v for several (rows, columns, (k, n) vectors), in one pass over the data."""
         totals = [self._zeros(len(v), rows.n) for rows, _, v in wanted]
@@ -128,8 +129,7 @@ class _SharedHessian(HessianOperator):
                     rows.add_to(sum_of_row, products)
             return graph.loss
 
-        with torch.inference_mode(False):
-            self._data.run(add)
+        self._data.run(add)
         products = [total.div_(self._data.weighed.weight).to(self.like.dtype) for total in totals]
         for product, (rows, columns, vectors) in zip(products, wanted, strict=True):
             self._add_decay(product, rows, columns, vectors)
