@@ -47,8 +47,11 @@ def test_probes_run_again_in_smaller_batches(error, calls):
     operator = Limited(2, error, calls)
     with pytest.warns(OutOfMemoryWarning) as w:
         found = slq.spectral_measure(operator, num_probes=10, num_steps=6)
-    said = "{} probes together ran out of memory: going on with batch_size={}, from the same probe; pass that to begin with"
-    assert [str(x.message) for x in w] == [said.format(10, 5), said.format(5, 2)]
+    assert [str(x.message) for x in w] == [
+        f"{before} probes together ran out of memory: going on with batch_size={after}, from the same probe; pass that "
+        "to begin with"
+        for before, after in ((10, 5), (5, 2))
+    ]
     assert {x.filename for x in w} == {__file__}
     assert found.probe_ids == exact.probe_ids == tuple(range(10))
     np.testing.assert_array_equal(found.alpha, exact.alpha)

@@ -1,22 +1,27 @@
 """PyTorch models as curvature operators for slq."""
 
+from slq_torch._covariance import GradientCovarianceOperator, gradient_covariance_operator
 from slq_torch._ggn import GaussNewtonOperator, fisher_operator, ggn_operator
 from slq_torch._hessian import HessianOperator, hessian_operator
 from slq_torch._layers import LayerOperators, cross_block_operator, layer_operators
 from slq_torch._losses import BinaryCrossEntropy, CrossEntropy, SquaredError
+from slq_torch._optimizer import adam_diagonal
 from slq_torch._settings import Options
 
 __all__ = [
     "BinaryCrossEntropy",
     "CrossEntropy",
     "GaussNewtonOperator",
+    "GradientCovarianceOperator",
     "HessianOperator",
     "LayerOperators",
     "Options",
     "SquaredError",
+    "adam_diagonal",
     "cross_block_operator",
     "fisher_operator",
     "ggn_operator",
+    "gradient_covariance_operator",
     "hessian_operator",
     "layer_operators",
 ]

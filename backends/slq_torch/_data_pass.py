@@ -54,7 +54,8 @@ class DataPass:
     ----------
     model : torch.nn.Module
         The one to be differentiated.
-    parameters : Parameters
+    parameters, watched : Parameters
+        Those to be differentiated, and those of the user, which may be others in another dtype.
     weighed : Weighed
     first : Piece
         For trials.
@@ -68,14 +69,14 @@ class DataPass:
         self, model: torch.nn.Module, loss_fn: LossFunction, data: Any, params: Selection, settings: Settings
     ) -> None:
         model = unwrapped(model)
-        self._watched = Parameters(model, params)  # those of the user
+        self.watched = Parameters(model, params)  # those of the user
         self._modes = [module.training for module in model.modules()]
         self._user_model = model
         if settings.compute_dtype is not None:
             model = copy.deepcopy(model).to(settings.compute_dtype)
-            self.parameters = Parameters(model, list(self._watched.named))
+            self.parameters = Parameters(model, list(self.watched.named))
         else:
-            self.parameters = self._watched
+            self.parameters = self.watched
         self.model, self._loss_fn, self._settings = model, loss_fn, settings
         refuse(model)
         self._pieces = _Pieces(Batches(data, settings.max_batches), settings)
@@ -170,7 +171,7 @@ class DataPass:
 
     def require_unchanged(self, *, contents: bool) -> None:
         """Raise if the user's model is another than at the construction; `contents` also reads all parameters."""
-        self._watched.require_unchanged(contents=contents)
+        self.watched.require_unchanged(contents=contents)
         if [module.training for module in self._user_model.modules()] != self._modes:
             raise OperatorError("train() or eval() was called after the operator was built; build a new operator")
 

@@ -61,6 +61,11 @@ class ModelOperator:
             loss += 0.5 * float((self._decay * flat * flat).sum())
         return loss
 
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The user's parameters by their names, in the order of the flat vectors."""
+        return dict(self._data.watched.named)
+
     def unravel(self, v: torch.Tensor) -> dict[str, torch.Tensor]:
         """A flat (n,) vector as tensors by parameter names."""
         return self._parameters.unravel(v)

@@ -8,7 +8,7 @@ import torch
 
 from slq.errors import DataError
 
-__all__ = ["cast", "cut", "fingerprint", "join", "leaves", "size_of", "with_leaves"]
+__all__ = ["cast", "cut", "fingerprint", "join", "leaves", "rows_of", "size_of", "with_leaves"]
 
 
 def leaves(batch: Any) -> Iterator[torch.Tensor]:
@@ -63,6 +63,17 @@ def join(batches: Sequence[Any]) -> Any:
         ) from error
     merged = iter([column[0] if isinstance(column, tuple) else column for column in joined])
     return _map(lambda _: next(merged), batches[0])
+
+
+def rows_of(batch: Any) -> tuple[list[torch.Tensor], Callable[[Sequence[torch.Tensor]], Any]]:
+    """The tensors that have one row a sample, and a function of one row of each that gives the batch of this sample."""
+    size = size_of(batch)
+
+    def one(row: Sequence[torch.Tensor]) -> Any:
+        others = iter(row)
+        return _map(lambda x: next(others)[None] if x.ndim and x.shape[0] == size else x, batch)
+
+    return [x for x in leaves(batch) if x.ndim and x.shape[0] == size], one
 
 
 def with_leaves(tree: Any, tensors: Sequence[torch.Tensor]) -> Any:
