@@ -124,7 +124,7 @@ class _Loss(torch.autograd.Function):
         weight, bias = widened(hidden, weight, bias)
         total = weight.new_zeros(())
         for chunk in problem.chunks(hidden, weight, bias):
-            total += chunk.loss()
+            total = total + chunk.loss()
         return total
 
     @staticmethod
@@ -161,10 +161,10 @@ class _Gradient(torch.autograd.Function):
         scale: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem, needed: tuple
     ) -> tuple:
         W, b = widened(hidden, weight, bias)
-        sums = Sums(hidden, W, b, needed)
+        sums = Sums(needed)
         for chunk in problem.chunks(hidden, W, b):
             delta, _ = chunk.derivative()
-            sums.add(chunk.rows, delta.mul_(scale), W, chunk.hidden)
+            sums.add((delta * scale, W, chunk.hidden))
         return sums.rounded(hidden, weight, bias)
 
     @staticmethod
@@ -212,19 +212,15 @@ class _Curvature(torch.autograd.Function):
     ) -> tuple:
         W, b = widened(hidden, weight, bias)
         U = None if u_weight is None else u_weight.to(W.dtype)
-        sums = Sums(hidden, W, b, needed[1:])
+        sums = Sums(needed[1:])
         by_scale = W.new_zeros(())
         for chunk in problem.chunks(hidden, W, b):
             delta, p = chunk.derivative()
             u = None if u_hidden is None else u_hidden[chunk.rows].to(W.dtype)
-            a = torch.zeros_like(p) if u_bias is None else u_bias.to(W.dtype).expand_as(p).clone()
-            if u is not None:
-                a.addmm_(u, W.T)
-            if U is not None:
-                a.addmm_(chunk.hidden, U.T)
-            by_scale += torch.vdot(delta.view(-1), a.view(-1))
-            sums.add(chunk.rows, chunk.curvature(p, a).mul_(scale), W, chunk.hidden)
-            sums.add_crosswise(chunk.rows, delta.mul_(scale), U, u)
+            a = chunk.direction(W, u, U, u_bias)
+            if needed[0]:
+                by_scale = by_scale + (delta * a).sum()
+            sums.add((chunk.curvature(p, a) * scale, W, chunk.hidden), (delta * scale, U, u))
         return by_scale if needed[0] else None, *sums.rounded(hidden, weight, bias)
 
     @staticmethod

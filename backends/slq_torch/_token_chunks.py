@@ -1,5 +1,6 @@
 """What a chunk of tokens adds to the cross-entropy of a linear layer's outputs, and to its first two derivatives."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,9 +26,8 @@ class Problem:
         weighing = None if self.class_weights is None else self.class_weights.to(weight)
         for low in range(0, len(self.labels), self.chunk_size):
             rows = slice(low, low + self.chunk_size)
-            with torch.autocast(weight.device.type, enabled=False):
-                h = hidden[rows].to(weight.dtype)
-                yield Chunk(rows, h, F.linear(h, weight, bias), self.labels[rows, None], weighing, self.label_smoothing)
+            h = hidden[rows].to(weight.dtype)
+            yield Chunk(rows, h, F.linear(h, weight, bias), self.labels[rows, None], weighing, self.label_smoothing)
 
 
 class Chunk:
@@ -52,47 +52,57 @@ class Chunk:
         total = -(self._own * z.gather(1, self._labels)).sum()
         if self._spread is not None:
             total -= (z @ self._spread).sum()
-        return total + (self._mass * z.exp_().sum(dim=1, keepdim=True).log()).sum()
+        return total + (self._mass * z.exp().sum(dim=1, keepdim=True).log()).sum()
 
     def derivative(self) -> tuple[Tensor, Tensor]:
         """δ and p, (c, V) each."""
         p = self.logits.softmax(dim=1)
-        delta = (p * self._mass).scatter_add_(1, self._labels, -self._own)
-        return delta if self._spread is None else delta.sub_(self._spread), p
+        delta = (p * self._mass).scatter_add(1, self._labels, -self._own)
+        return delta if self._spread is None else delta - self._spread, p
+
+    def direction(self, weight: Tensor, u: Tensor | None, U: Tensor | None, u_bias: Tensor | None) -> Tensor:
+        """How the logits change, a = W u + U h + u_b, with the hidden states, weight and bias; not all are None."""
+        parts = [] if u is None else [F.linear(u, weight)]
+        parts += [] if U is None else [F.linear(self.hidden, U)]
+        parts += [] if u_bias is None else [u_bias.to(weight.dtype).expand_as(self.logits)]
+        return functools.reduce(torch.add, parts)
 
     def curvature(self, p: Tensor, a: Tensor) -> Tensor:
-        """The derivative of δ along `a`, q = τ (diag(p) − p pᵀ) a, written over `a`; (c, V) each."""
-        a -= torch.einsum("cv,cv->c", p, a)[:, None]
+        """The derivative of δ along `a`, q = τ (diag(p) − p pᵀ) a; (c, V) each."""
+        a = a - (p * a).sum(dim=1, keepdim=True)
         return a.mul_(p).mul_(self._mass)
 
 
 class Sums:
-    """Derivatives by hidden states, weight and bias as they build up; None for those that are not needed."""
+    """Derivatives by hidden states, weight and bias, as the chunks add to them.
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple) -> None:
-        self._hidden = torch.zeros_like(hidden, dtype=weight.dtype) if needed[0] else None
-        self._weight = torch.zeros_like(weight) if needed[1] else None
-        self._bias = torch.zeros_like(bias) if bias is not None and needed[2] else None
+    Sums are not written in place, which `torch.func.linearize` gets silently wrong and batched gradients refuse.
+    """
 
-    def add(self, rows: slice, by_logits: Tensor, weight: Tensor, hidden: Tensor) -> None:
-        """The share of a chunk with these derivatives by its logits, z = W h + b."""
-        self.add_crosswise(rows, by_logits, weight, hidden)
-        if self._bias is not None:
-            self._bias += by_logits.sum(dim=0)
+    def __init__(self, needed: tuple) -> None:
+        self._needed = needed  # which of the three
+        self._hidden: list[Tensor] = []
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
 
-    def add_crosswise(self, rows: slice, by_logits: Tensor, weight: Tensor | None, hidden: Tensor | None) -> None:
-        """That of a product z = W h of which one factor or both are given."""
-        if self._hidden is not None and weight is not None:
-            self._hidden[rows].addmm_(by_logits, weight)
-        if self._weight is not None and hidden is not None:
-            self._weight.addmm_(by_logits.T, hidden)
+    def add(self, *terms: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
+        """Add a chunk's share: terms of derivatives by z = W h + b, with the W and h that they are to be taken with."""
+        by_hidden, by_weight, by_bias = self._needed
+        if by_hidden:
+            self._hidden.append(functools.reduce(torch.add, [d @ W for d, W, _ in terms if W is not None]))
+        for d, _, h in terms:
+            if by_weight and h is not None:
+                self._weight = d.T @ h if self._weight is None else torch.addmm(self._weight, d.T, h)
+        if by_bias:
+            part = terms[0][0].sum(dim=0)  # b stands beside W, not beside a direction of it
+            self._bias = part if self._bias is None else self._bias + part
 
     def rounded(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, ...]:
-        """In the precisions of what they are derivatives by."""
-        sums = (self._hidden, self._weight, self._bias)
+        """In the precisions of what they are derivatives by; None for those that are not needed."""
+        sums = (torch.cat(self._hidden) if self._hidden else None, self._weight, self._bias)
         return tuple(
-            None if x is None or like is None else x.to(like.dtype)
-            for x, like in zip(sums, (hidden, weight, bias), strict=True)
+            None if not needed or like is None else torch.zeros_like(like) if x is None else x.to(like.dtype)
+            for needed, x, like in zip(self._needed, sums, (hidden, weight, bias), strict=True)
         )
 
 
