@@ -10,8 +10,7 @@ from torch.autograd.functional import hessian
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slq.errors import DtypeError, OperatorError, RequestError, ShapeError
-from slq_torch import hessian_operator
-from slq_torch._linear_cross_entropy import linear_cross_entropy
+from slq_torch import hessian_operator, linear_cross_entropy
 
 TOKENS, V, D = (3, 4), 7, 5
 SIZES = [math.prod(TOKENS) * D, V * D, V]
