@@ -17,7 +17,7 @@ from slq_torch import _language, causal_lm_loss, hessian_operator
 
 V, LENGTHS = 13, (7, 4, 5)
 
-# Measured: at most 1e-15 for GPT-2. Llama normalises and rotates in float32 whatever its parameters are.
+# Measured over ten seeds: at most 9e-16 and 2.1e-7. Llama normalises and rotates in float32, whatever its parameters.
 TOLERANCE = {"gpt2": 1e-13, "llama": 1e-6}
 
 
@@ -221,7 +221,7 @@ def test_other_inputs_go_to_the_model(build, batches):
     torch.testing.assert_close(loss(inner, batch | {"factor": None}), loss(inner, batch), rtol=0, atol=0)
     found, expected = (f(inner, batch | {"factor": 2.0}) for f in (loss, plain))
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
-    assert float((found[0] - loss(inner, batch)[0]).abs()) > 1e-3
+    assert float((found[0] - loss(inner, batch)[0]).detach().abs()) > 1e-3
 
 
 class Recurrent(nn.Module):
@@ -256,8 +256,8 @@ def test_half_precision(build, batches, distance):
     expected = plain(model, batches[0])[0]
     total, _ = causal_lm_loss()(copy.deepcopy(model).bfloat16(), batches[0])
     assert total.dtype == torch.float32
-    # Measured over ten seeds: at most 6e-3, from the body.
-    assert distance(total.detach().double(), expected.detach()) < 5e-2
+    # Measured over ten seeds: at most 1e-3, from the body.
+    assert distance(total.detach().double(), expected.detach()) < torch.finfo(torch.bfloat16).eps
 
 
 def test_refusals(batches):
