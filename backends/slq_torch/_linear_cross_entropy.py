@@ -46,7 +46,7 @@ def linear_cross_entropy(
     class_weights : (V,) tensor, optional
         A factor for each class, as ``weight`` of `torch.nn.functional.cross_entropy`; not differentiated.
     chunk_size : int
-        Tokens per chunk: each pass takes up to four arrays of ``chunk_size * V`` numbers.
+        Tokens per chunk: each pass takes up to six arrays of ``chunk_size * V`` numbers at once.
 
     Returns
     -------
