@@ -7,6 +7,7 @@ from slq._estimate import Density, Estimate
 from slq._generalized import generalized
 from slq._golub_kahan import Bidiagonal, golub_kahan
 from slq._gram import gram
+from slq._imported import from_quadrature, from_tridiagonals
 from slq._lanczos import Tridiagonal, lanczos
 from slq._measure import SpectralMeasure, concatenate
 from slq._operators import aslinearoperator, to_scipy
@@ -40,6 +41,8 @@ __all__ = [
     "concatenate",
     "deflate",
     "errors",
+    "from_quadrature",
+    "from_tridiagonals",
     "gaussian",
     "generalized",
     "golub_kahan",

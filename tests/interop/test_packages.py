@@ -5,6 +5,7 @@ Passed with pylops 2.8.0, sparse 0.19.3, linear_operator 0.6.1, cola-ml 0.0.7, l
 """
 
 import importlib
+import itertools
 import warnings
 
 import numpy as np
@@ -197,3 +198,64 @@ def test_hessian_eigenthings(torch):
     wrapped = aslinearoperator(operator)
     product = Products(wrapped)(torch.tensor(X[:, :5]))
     np.testing.assert_allclose(product.numpy(), X[:, :5] @ hessian, **CLOSE)
+
+
+def classifier(torch, *widths):
+    """A network, the mean cross-entropy as each package takes it, and its data in batches of 5, 5 and 2."""
+    layers = [torch.nn.Linear(*pair) for pair in itertools.pairwise(widths)]
+    model = torch.nn.Sequential(*(x for layer in layers for x in (layer, torch.nn.Tanh())))[:-1].double()
+    inputs = torch.tensor(RNG.normal(size=(12, widths[0])))
+    targets = torch.tensor(RNG.integers(widths[-1], size=12))
+    return model, torch.nn.CrossEntropyLoss(), list(zip(inputs.split(5), targets.split(5), strict=True))
+
+
+def ours(model, loss, data):
+    return load("slq_torch").hessian_operator(model, lambda model, batch: loss(model(batch[0]), batch[1]), data)
+
+
+def require_equal(torch, foreign, own):
+    """Products of a block and of a vector, and measures of the same probes. Measured: at most 6e-16."""
+    wrapped = aslinearoperator(foreign)
+    assert tuple(wrapped.shape) == own.shape
+    assert wrapped.like.dtype == own.like.dtype == torch.float64
+    x = torch.tensor(np.random.default_rng(1).normal(size=(K, own.shape[0])))
+    for rows in (x, x[:1]):
+        np.testing.assert_allclose(Products(wrapped)(rows).numpy(), own.matvec(rows).numpy(), rtol=0, atol=1e-10)
+    measures = [slq.spectral_measure(A, num_probes=2, num_steps=8) for A in (wrapped, own)]
+    np.testing.assert_allclose(*(m.nodes for m in measures), rtol=0, atol=1e-10)
+
+
+def test_hessian_of_curvlinops_is_ours(torch):
+    curvlinops = load("curvlinops", "curvlinops-for-pytorch")
+    model, loss, data = classifier(torch, 4, 5, 3)
+    operator = curvlinops.HessianLinearOperator(model, loss, list(model.parameters()), data)
+    require_equal(torch, operator, ours(model, loss, data))
+
+
+def test_ggn_of_curvlinops(torch):
+    """That of a model linear in its parameters is the Hessian; that of another is JᵀHJ."""
+    curvlinops = load("curvlinops", "curvlinops-for-pytorch")
+    model, loss, data = classifier(torch, 4, 3)
+    operator = curvlinops.GGNLinearOperator(model, loss, list(model.parameters()), data)
+    require_equal(torch, operator, ours(model, loss, data))
+
+    model, loss, data = classifier(torch, 4, 5, 3)
+    operator = aslinearoperator(curvlinops.GGNLinearOperator(model, loss, list(model.parameters()), data))
+    inputs, targets = (torch.cat(parts) for parts in zip(*data, strict=True))
+    named = dict(model.named_parameters())
+    jacobian = torch.func.jacrev(lambda tensors: torch.func.functional_call(model, tensors, (inputs,)))(named)
+    J = torch.cat([part.flatten(2) for part in jacobian.values()], dim=2).flatten(0, 1)
+    of_outputs = torch.func.hessian(lambda outputs: loss(outputs, targets))(model(inputs).detach())
+    dense = (J.T @ of_outputs.reshape(len(J), len(J)) @ J).detach()
+    x = torch.eye(len(dense), dtype=torch.float64)
+    np.testing.assert_allclose(Products(operator)(x).numpy(), dense.numpy(), rtol=0, atol=1e-10)
+    assert float((ours(model, loss, data).matvec(x) - dense).norm()) > 1e-2  # the Hessian is another matrix
+
+
+def test_hessian_of_hessian_eigenthings_is_ours(torch):
+    """It takes the mean over batches, whatever their sizes: here they are equal."""
+    eigenthings = load("hessian_eigenthings", "hessian-eigenthings")
+    model, loss, data = classifier(torch, 4, 5, 3)
+    data = data[:2]
+    operator = eigenthings.HessianOperator(model, data, lambda model, batch: loss(model(batch[0]), batch[1]))
+    require_equal(torch, operator, ours(model, loss, data))
