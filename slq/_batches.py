@@ -12,7 +12,7 @@ from slq._arrays import Array, is_complex, library_name, recurrence_like
 from slq._basis import storage_for
 from slq._lanczos import basis_size, start
 from slq._measure import SpectralMeasure
-from slq._memory import forecast, forecast_check, is_out_of_memory, require
+from slq._memory import forecast, forecast_check, is_out_of_memory, out_of_memory, require
 from slq._products import LinearOperator, Products
 from slq._recurrence import Tridiagonal
 from slq._source import count
@@ -20,11 +20,6 @@ from slq._version import __version__
 from slq.errors import ClippedStepsWarning, NonFiniteError, OutOfMemoryWarning, ProductError, RequestError
 
 __all__ = ["Batches", "clipped", "memory_needed", "require_directions", "require_memory", "warn_if_clipped"]
-
-_NO_MEMORY = (
-    "out of memory with one probe alone: pass reorthogonalize=False or an integer, basis_dtype='host', or smaller "
-    "pieces of the data to the operator (microbatch= of slq_torch)"
-)
 
 Runner = Callable[[Array, Callable[[int, int], None] | None], Tridiagonal]
 
@@ -71,8 +66,7 @@ class Batches:
                 if not is_out_of_memory(error):
                     raise
                 if high - low == 1:
-                    error.add_note(_NO_MEMORY)
-                    raise
+                    raise self._no_memory(error) from error
             else:
                 low = high
                 continue
@@ -104,6 +98,20 @@ class Batches:
             error.partial = self.measure() if self._runs else None
             raise
         self._keep(list(range(low, high)), done, norms)
+
+    def _no_memory(self, error: Exception) -> Exception:
+        """What to raise when one probe alone is too many."""
+        store = "" if self._singular else ", or basis_dtype='host'"
+        failed = out_of_memory(
+            error,
+            "with one probe alone",
+            f"pass reorthogonalize=False or an integer{store}, or let the operator work in smaller pieces (microbatch= "
+            "of slq_torch); what was computed before is kept in `.partial` of this error",
+        )
+        failed.step = self._products.step
+        if self._runs:
+            failed.partial = self.measure()
+        return failed
 
     def _keep(self, probes: list[int], runs: Tridiagonal, norms: np.ndarray) -> None:
         self._probes += probes

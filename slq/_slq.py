@@ -93,6 +93,8 @@ def spectral_measure(
         If a sampler of the user's own repeats itself or is not of mean square one.
     ClippedStepsWarning
         If a run was cut at the dimension, beyond which there is nothing to find.
+    OutOfMemoryWarning
+        If memory ran out in the middle: the probes of that batch ran again, half as many at a time.
 
     References
     ----------
