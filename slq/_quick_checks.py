@@ -31,8 +31,8 @@ QUICK = ("product", "aliasing", "finiteness", "repeatability", "zero", "scaling"
 FEW = 16.0
 
 _NO_MEMORY = (
-    "pass check=False, which a run without a check may survive, or let the operator work in smaller pieces (microbatch= "
-    "of slq_torch)"
+    "pass check=False, as the run alone may take less, or let the operator work in smaller pieces (microbatch= of "
+    "slq_torch)"
 )
 
 

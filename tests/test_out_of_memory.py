@@ -104,9 +104,9 @@ def test_what_ended_before_is_kept(error):
             return super().matvec(x)
 
     options = {"num_probes": 4, "num_steps": 6, "batch_size": 2, "check": False}
-    with pytest.raises(OutOfMemoryError, match=r"what was computed before is kept in `\.partial`") as caught:
-        with pytest.warns(OutOfMemoryWarning):
-            slq.spectral_measure(Later(9, error, calls=9), **options)
+    words = r"what was computed before is kept in `\.partial`"
+    with pytest.raises(OutOfMemoryError, match=words) as caught, pytest.warns(OutOfMemoryWarning):
+        slq.spectral_measure(Later(9, error, calls=9), **options)
     assert caught.value.step == 0  # of the run of one probe
     assert caught.value.partial.probe_ids == (0, 1)
     np.testing.assert_array_equal(caught.value.partial.alpha, slq.spectral_measure(A, **options).alpha[:2])
