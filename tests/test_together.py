@@ -115,7 +115,9 @@ def test_failure_of_the_shared_product():
     matrices = {name: MATRICES[name] for name in ("large", "middle")}
     with pytest.raises(ProductError, match=r"step 4 raised ValueError.*disk gone") as caught:
         spectral_measures(Shared(matrices, bad_in(None, 5, ValueError("disk gone"))), check=False, **OPTIONS)
-    assert caught.value.partial == {}
+    assert {name: m.num_steps for name, m in caught.value.partial.items()} == {"large": 4, "middle": 4}
+    assert caught.value.__notes__[0] == "in the run of operator 'large'"
+    assert caught.value.__notes__[1].startswith("in the run of operator 'middle', which failed too: ProductError: ")
 
 
 def test_interrupt_ends_all_runs():
