@@ -10,10 +10,10 @@ from slq.errors import OperatorError, RequestError
 from slq_torch._chosen import ChosenOperator, Way
 from slq_torch._data_pass import DataPass
 from slq_torch._jacobian_modes import JacobianJvp, JacobianLinearize, TwoBackward, output_tensors
-from slq_torch._losses import closed_form
 from slq_torch._output_curvature import Curvature, empirical, of_loss, sampled
 from slq_torch._parameters import Selection
 from slq_torch._settings import Options, Settings
+from slq_torch._torch_losses import closed_form
 from slq_torch._trees import with_leaves
 from slq_torch._verify import random_unit
 
@@ -49,7 +49,7 @@ def ggn_operator(
         ``loss(outputs, batch)`` returns a scalar, the mean over the samples of the batch, or ``(sum, weight)``. M is
         known in closed form for `CrossEntropy`, `SquaredError` and `BinaryCrossEntropy`, and for
         `torch.nn.CrossEntropyLoss`, `MSELoss` and `BCEWithLogitsLoss`, which stand for these with the targets
-        ``batch["labels"]`` or ``batch[1]``; of any other loss it is differentiated.
+        ``batch["labels"]`` or ``batch[1]``; of any other loss, and of torch's other modules, it is differentiated.
     data, params, **options
         As for `hessian_operator`; there is no ``ad="difference"``.
 
@@ -103,8 +103,11 @@ def fisher_operator(
     samples : int, optional
         How many labels to draw for each row (sample or token) from the model; default: the exact expectation.
     empirical : bool
-        Take the labels of the data instead: the second moment of the gradients of the rows. This is another matrix,
-        with no claim to be near the Fisher information away from a well fitted model.
+        Take the labels of the data instead: Σ g gᵀ / Σ weights, where g is the gradient of the summed loss of a row.
+        This is another matrix, with no claim to be near the Fisher information away from a well fitted model. Weights
+        of classes enter squared. A scalar loss is the mean of those of the samples: where it is also a mean over d
+        outputs, as ``F.mse_loss``, g is that of the mean over outputs, and the matrix d times smaller than that of
+        `SquaredError`, which sums them.
     rng : int
         The seed of the labels. With the number of the batch it gives the same labels for each product; a loader that
         shuffles would give a sample other labels each time, and is refused.

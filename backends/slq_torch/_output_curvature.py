@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from slq.errors import OperatorError, RequestError
+from slq.errors import OperatorError
 from slq_torch._data_pass import DataPass, Piece
-from slq_torch._losses import OutputLoss
+from slq_torch._output_loss import OutputLoss, require_tensor
 from slq_torch._trees import with_leaves
 
 __all__ = ["Curvature", "empirical", "of_loss", "sampled"]
@@ -61,7 +61,8 @@ def sampled(loss: OutputLoss, samples: int, seed: int) -> Curvature:
         z = _only(loss, outputs, leaves)
         generator = torch.Generator(z.device).manual_seed(seed * 1_000_003 + piece.number)
         drawn = torch.stack([loss.rows(loss.sampled_gradients(z, piece.batch, generator)) for _ in range(samples)])
-        return lambda tangents: [_outer(loss, drawn / samples**0.5, tangents[0])]
+        drawn /= samples**0.5
+        return lambda tangents: [_outer(loss, drawn, tangents[0].to(drawn.dtype))]
 
     return curvature
 
@@ -105,9 +106,5 @@ def _outer(loss: OutputLoss, gradients: torch.Tensor, tangent: torch.Tensor) -> 
 
 
 def _only(loss: Any, outputs: Any, leaves: Tensors) -> torch.Tensor:
-    if not isinstance(outputs, torch.Tensor):
-        raise RequestError(
-            f"{type(loss).__name__} is a loss of one tensor, but forward returns a {type(outputs).__name__}; return "
-            "the tensor alone, or write the loss as a function (outputs, batch)"
-        )
+    require_tensor(loss, outputs)
     return leaves[0]

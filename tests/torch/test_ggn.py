@@ -358,9 +358,13 @@ def test_losses_that_do_not_fit():
         RequestError, match=r'CrossEntropy finds no targets in a dict.*batch\["labels"\] unless targets='
     ):
         CrossEntropy()(z, {"y": 1})
-    with pytest.raises(ShapeError, match=r"one class index for each of 2 labels.*got targets of shape \(3,\)"):
+    with pytest.raises(
+        ShapeError, match=r"class indices of shape \(2,\) for logits of shape \(2, 3\).*got targets of shape \(3,\)"
+    ):
         CrossEntropy()(z, (None, torch.zeros(3, dtype=torch.long)))
-    with pytest.raises(ShapeError, match=r"one class index.*dtype torch.float64"):
+    with pytest.raises(
+        ShapeError, match=r"class indices.*dtype torch.float64.*probabilities as targets need a loss of your own"
+    ):
         CrossEntropy()(z, (None, torch.zeros(2)))
     with pytest.raises(ShapeError, match=r"expects logits \(N, classes, ...\), got shape \(3,\)"):
         CrossEntropy()(z[0], (None, torch.zeros(1, dtype=torch.long)))
