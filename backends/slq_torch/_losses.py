@@ -212,9 +212,10 @@ class BinaryCrossEntropy(_Elementwise):
 
     def __call__(self, outputs: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss and the number of entries."""
-        summed = F.binary_cross_entropy_with_logits(
-            outputs, self._targets_like(outputs, batch), pos_weight=self._weight(outputs), reduction="sum"
-        )
+        y, weight = self._targets_like(outputs, batch), self._weight(outputs)
+        # Not F.binary_cross_entropy_with_logits, whose second derivative torch.func.linearize gets wrong (torch 2.13).
+        positive = y * F.logsigmoid(outputs)
+        summed = -((positive if weight is None else weight * positive) + (1 - y) * F.logsigmoid(-outputs)).sum()
         return summed, torch.tensor(float(outputs.numel()), device=outputs.device)
 
     def hessian_product(self, outputs: torch.Tensor, batch: Any, tangent: torch.Tensor) -> torch.Tensor:

@@ -438,3 +438,12 @@ def test_model_is_untouched():
     torch.set_rng_state(state)
     points()
     assert torch.equal(torch.get_rng_state(), state_now)  # the batch alone drew
+
+
+def test_kinks_are_no_wrong_jacobian():
+    """A unit is 1e-6 above its kink: a difference of step 1e-4 takes half of its slope."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3))
+    nn.init.constant_(model[0].bias, 1e-6)
+    batch = torch.zeros(4, 2), torch.randint(3, (4,))
+    op = ggn_operator(model, forward, nn.CrossEntropyLoss(), batch)
+    assert op.ad == "double_backward"
