@@ -202,25 +202,29 @@ class GaussNewtonOperator(ChosenOperator):
     def _require_right(self, way: Way) -> None:
         """Compare vᵀ(Jᵀ M J v) with the same of a difference of the outputs, in double precision."""
         try:
-            data = self._data.copy_in(torch.float64, 16)
-            with data.differentiating():
-                v = random_unit(self._parameters.join([None] * len(self._parameters.tensors)).double())
-                product = torch.zeros(1, len(v), dtype=v.dtype, device=v.device)
-                way(data).add_products(data.first, v[None], product)
-                found = float(product[0] @ v)
-                others = [self._quadratic_form(data, v, step) for step in _STEPS]
+            found, others = self._forms(way, self._data.copy_in(torch.float64, 16))
         except (RuntimeError, TypeError, ValueError):  # the loss wants its own dtype, model or number of samples
-            return
+            if self.like.dtype != torch.float64:
+                return
+            found, others = self._forms(way, self._data)
         expected = min(others, key=lambda other: abs(other - found))
         if abs(found - expected) > _LIMIT * max(abs(found), abs(expected)):
             raise OperatorError(
-                f"the product by {way(data).name} is not that of the Jacobian: vᵀ Jᵀ M J v is {found:.6g}, and "
+                f"the product by {way(self._data).name} is not that of the Jacobian: vᵀ Jᵀ M J v is {found:.6g}, and "
                 f"{expected:.6g} by differences of the outputs; look for detached tensors and custom derivatives, take "
                 "another ad=, or check=False to accept outputs that jump"
             )
 
+    def _forms(self, way: Way, data: DataPass) -> tuple[float, list[float]]:
+        """vᵀ Jᵀ M J v of the first piece, by a product and by differences of each step."""
+        with data.differentiating():
+            v = random_unit(self._parameters.join([None] * len(self._parameters.tensors)).double())
+            product = torch.zeros(1, len(v), dtype=v.dtype, device=v.device)
+            way(data).add_products(data.first, v[None], product)
+            return float(product[0] @ v), [self._quadratic_form(data, v, step) for step in _STEPS]
+
     def _quadratic_form(self, data: DataPass, v: torch.Tensor, step: float) -> float:
-        """vᵀ Jᵀ M J v of the first piece, with Jv by a central difference."""
+        """The same with Jv by a central difference."""
         moved = []
         for h in (step, -step, 0.0):
             with torch.no_grad(), data.parameters.displaced(v * h), data.evaluating(data.first):
@@ -232,4 +236,6 @@ class GaussNewtonOperator(ChosenOperator):
 
 
 def _shuffles(data: Any) -> bool:
-    return isinstance(getattr(data, "sampler", None), torch.utils.data.RandomSampler)
+    samplers = [getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None)]
+    kinds = torch.utils.data.RandomSampler, torch.utils.data.SubsetRandomSampler, torch.utils.data.WeightedRandomSampler
+    return any(isinstance(sampler, kinds) for sampler in samplers)

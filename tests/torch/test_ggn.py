@@ -447,3 +447,37 @@ def test_kinks_are_no_wrong_jacobian():
     batch = torch.zeros(4, 2), torch.randint(3, (4,))
     op = ggn_operator(model, forward, nn.CrossEntropyLoss(), batch)
     assert op.ad == "double_backward"
+
+
+def test_check_of_a_model_for_one_size_of_batches():
+    """What the check would cut to 16 samples does not run; the whole batch does, and a wrong Jacobian shows."""
+    batch = torch.randn(20, 4), torch.randint(3, (20,))
+    fixed = lambda m, b: m(b[0].view(20, 4))  # noqa: E731
+    ggn_operator(mlp(), fixed, nn.CrossEntropyLoss(), batch)
+    with pytest.raises(OperatorError, match="is not that of the Jacobian"):
+        ggn_operator(mlp(), lambda m, b: _HalfDerivative.apply(fixed(m, b)), nn.CrossEntropyLoss(), batch)
+
+
+@pytest.mark.parametrize("ad", WAYS)
+def test_dropout_by_a_seed_is_one_operator(ad, dense, distance):
+    """The same masks for each way and each product, others for each batch; and sums in another dtype."""
+    model = nn.Sequential(nn.Linear(4, 20), nn.Dropout(0.5), nn.Tanh(), nn.Linear(20, 3))
+    x, y = points()
+    parts = [(x[:5], y[:5]), (x[5:], y[5:])]
+    op = ggn_operator(model, forward, nn.CrossEntropyLoss(), parts, seed=2, ad=ad)
+    expected = torch.zeros(op.shape)
+    for number, part in enumerate(parts):
+
+        def masked(model, batch, number=number):
+            torch.manual_seed(2 * 1_000_003 + number)
+            return model(batch[0])
+
+        expected += dense_ggn(model, masked, lambda z, b: F.cross_entropy(z, b[1], reduction="sum"), part) / 8
+    assert distance(dense(op), expected) < CLOSE
+    assert distance(dense(op), expected) < CLOSE
+    narrow = [(x.float(), y) for x, y in parts]
+    wide = ggn_operator(model.float(), forward, nn.CrossEntropyLoss(), narrow, seed=2, ad=ad, accumulate=torch.float64)
+    assert dense(wide).dtype == torch.float32
+    assert distance(dense(wide).double(), expected) < 1e-5  # measured: at most 2e-7
+    with pytest.raises(OperatorError, match="is random"):
+        ggn_operator(model, forward, nn.CrossEntropyLoss(), narrow, ad=ad)
