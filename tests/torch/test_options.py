@@ -176,7 +176,7 @@ def test_population_of_batches_that_cannot_be_joined():
 # Random losses.
 
 
-@pytest.mark.parametrize("ad", ["double_backward", "jvp", "difference"])
+@pytest.mark.parametrize("ad", ["double_backward", "jvp", "linearize", "difference"])
 def test_seed_keeps_the_masks(ad, model, batch, dense, distance):
     random_model = nn.Sequential(model[0], nn.Dropout(0.4), *model[1:])
     data = [batch, (batch[0][:4], batch[1][:4])]
