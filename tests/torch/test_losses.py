@@ -9,6 +9,7 @@ from slq.errors import RequestError, ShapeError
 from slq_torch import BinaryCrossEntropy, CrossEntropy, SquaredError, ggn_operator, hessian_operator
 
 EPS = torch.finfo(torch.float32).eps
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 
 
 def forward(model, batch):
@@ -145,3 +146,79 @@ def test_probabilities_as_targets_by_a_loss_of_ones_own(dense, distance):
     soft = ggn_operator(model, forward, lambda z, b: F.cross_entropy(z, b[1]), (x, torch.randn(8, 3).softmax(1)))
     hard = ggn_operator(model, forward, nn.CrossEntropyLoss(), (x, torch.zeros(8, dtype=torch.long)))
     assert distance(dense(soft), dense(hard)) < 1e-14
+
+
+def test_losses_are_those_of_torch():
+    """Values of the closed forms, as mean, and that they are the ones that modules stand for."""
+    z, y = torch.randn(6, 3, 4), torch.randint(3, (6, 4))
+    y[2] = -100
+    for options in ({}, {"label_smoothing": 0.3}, {"weight": WEIGHTS}, {"weight": WEIGHTS, "label_smoothing": 0.3}):
+        ours = {"class_weights" if name == "weight" else name: value for name, value in options.items()}
+        summed, weight = CrossEntropy(**ours)(z, (None, y))
+        assert float(summed / weight) == pytest.approx(float(F.cross_entropy(z, y, **options)), rel=1e-14)
+    summed, weight = CrossEntropy(class_dim=-1)(z.movedim(1, -1), {"labels": y})
+    assert float(summed / weight) == pytest.approx(float(F.cross_entropy(z, y)), rel=1e-14)
+    target = torch.rand(6, 3, 4)
+    summed, weight = SquaredError(targets=lambda b: b)(z, target)
+    assert float(summed / weight) == pytest.approx(float(F.mse_loss(z, target)), rel=1e-14)
+    summed, weight = BinaryCrossEntropy(targets=lambda b: b)(z, target)
+    assert float(summed / weight) == pytest.approx(float(F.binary_cross_entropy_with_logits(z, target)), rel=1e-14)
+    assert [float(x) for x in CrossEntropy()(z, (None, torch.full_like(y, -100)))] == [0, 0]
+
+
+def test_extreme_logits():
+    z = torch.tensor([[1e4, -1e4, 0.0], [1e4, 1e4, -1e4]])
+    batch, t = (None, torch.tensor([1, 0])), torch.randn(2, 3)
+    product = CrossEntropy().hessian_product(z, batch, t)
+    expected = torch.stack([torch.zeros(3), torch.tensor([1.0, -1.0, 0.0]) * (t[1, 0] - t[1, 1]) / 4])
+    torch.testing.assert_close(product, expected, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (nn.CrossEntropyLoss(reduction="sum"), r'CrossEntropyLoss\(reduction="sum"\) is no mean.*take "mean"'),
+        (nn.BCEWithLogitsLoss(weight=torch.ones(3)), r"BCEWithLogitsLoss\(weight=\) weighs entries.*write a function"),
+    ],
+)
+def test_modules_that_are_no_mean(loss, message):
+    with pytest.raises(RequestError, match=message):
+        ggn_operator(nn.Linear(4, 3), forward, loss, (torch.randn(8, 4), torch.randint(3, (8,))))
+
+
+def test_losses_that_do_not_fit():
+    with pytest.raises(RequestError, match=r"label_smoothing= expects a number from 0 to 1, got 2"):
+        CrossEntropy(label_smoothing=2)
+    with pytest.raises(RequestError, match="class_dim= expects 1 or -1, got 0"):
+        CrossEntropy(class_dim=0)
+    z = torch.randn(2, 3)
+    with pytest.raises(
+        RequestError, match=r'CrossEntropy finds no targets in a dict.*batch\["labels"\] unless targets='
+    ):
+        CrossEntropy()(z, {"y": 1})
+    with pytest.raises(
+        ShapeError, match=r"class indices of shape \(2,\) for logits of shape \(2, 3\).*got targets of shape \(3,\)"
+    ):
+        CrossEntropy()(z, (None, torch.zeros(3, dtype=torch.long)))
+    with pytest.raises(
+        ShapeError, match=r"class indices.*dtype torch.float64.*probabilities as targets need a loss of your own"
+    ):
+        CrossEntropy()(z, (None, torch.zeros(2)))
+    with pytest.raises(ShapeError, match=r"expects logits \(N, classes, ...\), got shape \(3,\)"):
+        CrossEntropy()(z[0], (None, torch.zeros(1, dtype=torch.long)))
+    with pytest.raises(
+        ShapeError, match=r"SquaredError expects targets of the shape of the outputs \(2, 3\), got \(2,\)"
+    ):
+        SquaredError()(z, (None, torch.zeros(2)))
+    with pytest.raises(RequestError, match="CrossEntropy is a loss of one tensor, but forward returns a tuple"):
+        ggn_operator(nn.Linear(4, 3), lambda m, b: (m(b[0]),), _First(), (torch.randn(8, 4), torch.randint(3, (8,))))
+
+
+class _First(CrossEntropy):
+    """Takes a tuple where it should not."""
+
+    def __call__(self, outputs, batch):
+        return super().__call__(outputs[0], batch)
+
+
+_First.__name__ = "CrossEntropy"
