@@ -70,7 +70,7 @@ def test_single_batch_is_evaluated_once(ad, model, batch):
 
 
 def test_graph_that_does_not_fit_is_built_each_time(model, batch, monkeypatch, dense):
-    exact = dense(hessian_operator(model, cross_entropy, batch))
+    exact = dense(hessian_operator(model, cross_entropy, batch, ad="double_backward"))
     monkeypatch.setattr("slq_torch._chosen.available_memory", lambda _: 1000)
     calls = []
     op = hessian_operator(model, lambda *args: calls.append(0) or cross_entropy(*args), batch, ad="double_backward")
