@@ -50,7 +50,8 @@ def h54() -> Iterator[Outcome]:
         yield right(exact(model.eval(), cross_entropy, batch), ROUNDING, made, model, cross_entropy, batch)
 
     def augmented() -> Iterator[tuple]:
-        yield batch[0] + torch.randn((), generator=noise), batch[1]
+        for x, y in parts(batch, 5, 6):
+            yield x + torch.randn((), generator=noise), y
 
     noise = torch.Generator()  # torch's own random numbers are the same in every pass
     cause, mend = "the mean loss was .* and is now", "switch that off"
