@@ -24,7 +24,7 @@ from slq_torch._guard import parameters_of, untouched
 from slq_torch._modules import random_loss, refuse, unwrapped
 from slq_torch._parameters import Parameters, Selection
 from slq_torch._settings import Settings
-from slq_torch._trees import cast, cut, fingerprint, join, size_of
+from slq_torch._trees import cast, cut, fingerprint, join, naming, size_of
 
 __all__ = ["DataPass", "Piece"]
 
@@ -181,7 +181,8 @@ class DataPass:
         coupling = [] if settings.batch_norm is not None else uses_batch_statistics(self.model)
 
         def evaluate(piece: Piece) -> tuple[float, float | None]:
-            result = self._evaluate(piece)
+            with naming(piece.number, piece.batch):
+                result = self._evaluate(piece)
             loss, weight = _sum_and_weight(result)
             if len(self._used) < len(self.parameters.tensors):
                 self._used |= parameters_of(loss, once=self._settings.ad == "difference")

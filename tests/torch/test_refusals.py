@@ -100,6 +100,33 @@ def test_batches_of_unknown_size(model, batch):
         hessian_operator(model, lambda model, b: squares(model, (b.x, b.y)), [Opaque(), Opaque()])
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda x, y: None, r"TypeError \(.*for batch 1 of type NoneType; check"),
+        (
+            lambda x, y: (x, y, y),
+            r"ValueError \(too many values.*of type tuple of \(Tensor \(5, 3\), Tensor \(5, 2\), ",
+        ),
+        (
+            lambda x, y: {"x": x, "y": [y, 1]},
+            r"TypeError \(.*of type dict of x: Tensor \(5, 3\), y: list of \(Tensor \(5, 2\), int\);",
+        ),
+        (lambda x, y: "xy", r"TypeError \(.*of type str;"),
+    ],
+)
+def test_batch_of_another_kind(other, message, model, batch):
+    """The message says what came; the error of the loss hangs on."""
+
+    def loss(model, batch):
+        x, y = batch
+        return F.mse_loss(model(x), y)
+
+    with pytest.raises(DataError, match=message) as caught:
+        hessian_operator(model, loss, [tuple(x[:5] for x in batch), other(*(x[5:] for x in batch))])
+    assert caught.value.__cause__ is not None
+
+
 # Losses that are no mean over the samples
 
 
