@@ -103,7 +103,7 @@ def test_batches_of_unknown_size(model, batch):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda x, y: None, r"TypeError \(.*for batch 1 of type NoneType; check"),
+        (lambda *_: None, r"TypeError \(.*for batch 1 of type NoneType; check"),
         (
             lambda x, y: (x, y, y),
             r"ValueError \(too many values.*of type tuple of \(Tensor \(5, 3\), Tensor \(5, 2\), ",
@@ -112,7 +112,7 @@ def test_batches_of_unknown_size(model, batch):
             lambda x, y: {"x": x, "y": [y, 1]},
             r"TypeError \(.*of type dict of x: Tensor \(5, 3\), y: list of \(Tensor \(5, 2\), int\);",
         ),
-        (lambda x, y: "xy", r"TypeError \(.*of type str;"),
+        (lambda *_: "xy", r"TypeError \(.*of type str;"),
     ],
 )
 def test_batch_of_another_kind(other, message, model, batch):
