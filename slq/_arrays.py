@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 _TOGETHER = 16
+_SHORT, _LONG = 128, 1 << 16
 
 Array: TypeAlias = Any  # the Array API has no runtime type of its own
 
@@ -207,7 +208,13 @@ def dot(x: Array, y: Array) -> Array:
         return xp.vecdot(x, y, axis=-1)
     if is_complex(x):
         return xp.sum(xp.conj(x) * y, axis=-1, dtype=xp.complex128)
-    return xp.sum(x * y, axis=-1, dtype=xp.float64)
+    products = x * y
+    if is_torch_array(x) and x.shape[-1] >= _LONG and not on_accelerator(x):
+        # PyTorch would convert them all to float64 first; short sums lose nothing in float32.
+        whole = products.shape[-1] // _SHORT * _SHORT
+        short = products[..., :whole].unflatten(-1, (-1, _SHORT)).sum(-1)
+        return short.sum(-1, dtype=xp.float64) + products[..., whole:].sum(-1, dtype=xp.float64)
+    return xp.sum(products, axis=-1, dtype=xp.float64)
 
 
 def real(x: Array) -> Array:

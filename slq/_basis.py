@@ -40,8 +40,10 @@ class Storage:
         self.itemsize = itemsize
         self.eps = eps
 
-    def zeros(self, shape: tuple[int, int, int], like: Array) -> Array:
-        return namespace(like).zeros(shape, dtype=self.dtype, device=like.device)
+    def empty(self, shape: tuple[int, int, int], like: Array) -> Array:
+        # Zeros where unused rows take part in the work.
+        make = namespace(like).zeros if has_one_shape(like) else namespace(like).empty
+        return make(shape, dtype=self.dtype, device=like.device)
 
     def narrow(self, v: Array) -> Array:
         """`v` as it is stored."""
@@ -55,7 +57,7 @@ class Storage:
 class _Host(Storage):
     """In memory of the host; each projection brings a chunk to the device."""
 
-    def zeros(self, shape: tuple[int, int, int], like: Array) -> Array:  # noqa: ARG002 - the host is the place
+    def empty(self, shape: tuple[int, int, int], like: Array) -> Array:  # noqa: ARG002 - the host is the place
         return np.zeros(shape, dtype=self.dtype)
 
     def narrow(self, v: Array) -> Array:
@@ -108,7 +110,7 @@ def storage_for(basis_dtype: Any, like: Array) -> Storage:
 
 
 class Basis:
-    """The first Lanczos vectors of every probe, in chunks (k, rows, n) whose unused rows are zero."""
+    """The first Lanczos vectors of every probe, in chunks (k, rows, n)."""
 
     def __init__(self, capacity: int, storage: Storage) -> None:
         self.capacity = capacity
@@ -124,7 +126,7 @@ class Basis:
         row = self._size % _ROWS
         if row == 0:
             rows = _ROWS if has_one_shape(v) else min(_ROWS, self.capacity - self._size)
-            self._chunks.append(self._storage.zeros((v.shape[0], rows, v.shape[1]), v))
+            self._chunks.append(self._storage.empty((v.shape[0], rows, v.shape[1]), v))
         self._chunks[-1] = set_row(self._chunks[-1], row, self._storage.narrow(v))
         self._size += 1
 

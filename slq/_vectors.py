@@ -26,6 +26,7 @@ from slq._arrays import (
     Array,
     dot,
     fused,
+    is_complex,
     library_name,
     namespace,
     project_out,
@@ -209,6 +210,13 @@ class _InPlace(Vectors):
     def normalise(self, w: Array, factors: Array) -> Array:
         return w.mul_(factors.to(w.dtype)[:, None])
 
+    def project(self, rows: Array, w: Array) -> Array:
+        conj = (lambda x: x.conj()) if is_complex(w) else (lambda x: x)  # of vectors, never of the rows
+        v = w[:, None, :]
+        components = conj(conj(v) @ rows.mT)
+        v.baddbmm_(components, rows, alpha=-1)
+        return w
+
 
 class _Kernels(_InPlace):
     """CuPy: each element-wise operation is one kernel, whose result takes the place of a vector."""
@@ -228,6 +236,9 @@ class _Kernels(_InPlace):
     def normalise(self, w: Array, factors: Array) -> Array:
         w *= factors.astype(w.dtype)[:, None]
         return w
+
+    def project(self, rows: Array, w: Array) -> Array:
+        return project_out(rows, w)
 
 
 @functools.cache

@@ -95,13 +95,16 @@ class ChosenOperator(ModelOperator):
         if self._undecided:
             self._undecided = False
             self._data.require_unchanged(contents=False)
-            self._mode, self.tried = choose(self._data, self._mode, self._candidates(), vectors, self._bytes)
+            candidates = self._candidates(len(vectors))
+            self._mode, self.tried = choose(self._data, self._mode, candidates, vectors, self._bytes)
         return super()._multiply(vectors)
 
-    def _candidates(self) -> Sequence[tuple[Callable[[], Mode], float]]:
+    def _candidates(self, rows: int) -> Sequence[tuple[Callable[[], Mode], float]]:
         """What may be faster than double backward, and how long that must take to try it."""
         data, single = self._data, self._data.is_single
-        found: list[tuple[Callable[[], Mode], float]] = [(partial(self._ways["jvp"], data), WORTH_TRYING)]
+        found: list[tuple[Callable[[], Mode], float]] = []
+        if rows > 1:  # one vector alone has nothing to gain from torch.vmap
+            found.append((partial(self._ways["jvp"], data), WORTH_TRYING))
         if single:
             found.append((partial(self._ways["linearize"], data), WORTH_TRACING))
         if self._settings.compile:

@@ -237,7 +237,7 @@ def test_choice(model, batch, monkeypatch):
     op._mode = _Way("double_backward", 5.0, clock, right)
     ways = {"little": (4.9, right), "wrong": (1.0, lambda *_: None), "failing": (1.0, fails), "fast": (2.0, right)}
     made = [_Way(name, seconds, clock, product) for name, (seconds, product) in ways.items()]
-    monkeypatch.setattr(op, "_candidates", lambda: [(lambda way=way: way, 1.0) for way in made])
+    monkeypatch.setattr(op, "_candidates", lambda _: [(lambda way=way: way, 1.0) for way in made])
     op.matvec(torch.ones(2, op.shape[0]))
     assert op.ad == "fast"
     assert op.tried == {
