@@ -187,6 +187,7 @@ def test_no_weight(model, batches):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layer", [nn.Dropout, nn.AlphaDropout])
+@pytest.mark.filterwarnings("ignore:the parameters are in torch")
 def test_dropout(dtype, layer, batch):
     model = nn.Sequential(nn.Linear(3, 40), layer(), nn.Linear(40, 2)).to(dtype)
     data = tuple(part.to(dtype) for part in batch)
