@@ -16,6 +16,6 @@ from tests.hostile.row import Row
 
 __all__ = ["ROWS"]
 
-_SECTIONS = (products, buffers, promises, spectra, functions, requests, errorbars, models, losses, parameters)
+_SECTIONS = (products, buffers, promises, spectra, functions, requests, errorbars, models, losses, parameters, modes)
 
 ROWS = [entry for section in _SECTIONS for entry in vars(section).values() if isinstance(entry, Row)]
