@@ -6,6 +6,7 @@ from tests.hostile import (
     functions,
     losses,
     models,
+    modes,
     parameters,
     products,
     promises,

@@ -185,8 +185,8 @@ def _replaced(model: nn.Module) -> None:
     "H75",
     "wrappers (`DistributedDataParallel`, sharded modules), hooks, parameters that are changed or frozen between "
     "products",
-    "the right Hessian of the module inside, and with hooks that change nothing; `OperatorError` if it is sharded, if a "
-    "hook changes gradients, or if a parameter is another than at the construction",
+    "the right Hessian of the module inside, and with hooks that change nothing; `OperatorError` if it is sharded, "
+    "if a hook changes gradients, or if a parameter is another than at the construction",
 )
 def h75() -> Iterator[Outcome]:
     model, batch = mlp(), samples()
