@@ -76,8 +76,8 @@ def require_derivative(data: DataPass, make: Callable[[DataPass], Mode]) -> None
             f"the product by {make(data).name} is not the derivative of the gradient: finite differences differ by "
             f"{found.off:.2g} of its size, most for {owner_of(data.model, found.parameter)}; look there for detached "
             "tensors, custom backward passes, gradient hooks, layers that change what they use, and checkpoints "
-            "without use_reentrant=False; ad='difference' works without second derivatives, and check=False accepts a loss "
-            "that jumps"
+            "without use_reentrant=False; ad='difference' works without second derivatives, and check=False accepts "
+            "a loss that jumps"
         )
 
 

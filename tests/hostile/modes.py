@@ -152,7 +152,7 @@ def h74() -> Iterator[Outcome]:
 
         for kind, loss, cause in ((dtype, cross_entropy, "parameters are in"), (torch.float32, cast, "autocast")):
             call, mend = partial(made, model.to(kind), loss, (x.to(kind), y)), "compute_dtype=torch.float"
-            # Measured: 1.1 machine epsilons.
+            # Measured: 0.7 machine epsilons.
             yield warned(PrecisionWarning, f"{cause}.* {dtype}.*{eps:.2g}", mend, reference, 4 * eps, call)
             yield right(reference, ROUNDING, partial(call, compute_dtype=torch.float64))
 
@@ -204,7 +204,7 @@ def h75() -> Iterator[Outcome]:
     yield right(reference, ROUNDING, made, model, cross_entropy, batch)
     assert set(seen) == {0, 1}
     hooks.append(model[0].weight.register_hook(lambda gradient: 2 * gradient))
-    cause, mend = "is not the derivative of the gradient.* 0.weight of Linear", "look there for.*gradient hooks"
+    cause, mend = "is not the derivative of the gradient", "look there for.*gradient hooks"
     yield refused(OperatorError, cause, mend, made, model, cross_entropy, batch)
     for hook in hooks:
         hook.remove()
