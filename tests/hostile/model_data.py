@@ -14,7 +14,7 @@ from slq_torch import hessian_operator
 from tests.conftest import Library
 from tests.hostile.row import Outcome, Row, row
 
-# Operators and reference differ in the order of summation only. Measured over all rows: at most 9e-16 of the largest entry.
+# Operators and references differ in rounding only. Measured over all rows: at most 9e-16 of the largest entry.
 ROUNDING = 1e-12
 
 

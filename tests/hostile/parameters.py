@@ -153,6 +153,11 @@ class _Mixed(nn.Module):
         return self.inside(x)[:, self.order] * self.mask
 
 
+class _Writing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(x).mul_(2)  # the derivative of exp is its result
+
+
 @model_row(
     "H70",
     "integer and boolean parameters; complex ones; a module that writes to what autograd has saved",
@@ -170,3 +175,7 @@ def h70() -> Iterator[Outcome]:
     other = nn.Linear(4, 3, dtype=torch.complex128)
     cause, mend = "weight has dtype torch.complex128", "only real floating-point ones"
     yield refused(DtypeError, cause, mend, made, other, cross_entropy, batch)
+
+    writing = nn.Sequential(mlp(), _Writing())
+    cause, mend = r"1 \(_Writing\) writes \(mul_\) in place", r"write to a clone\(\)"
+    yield refused(OperatorError, cause, mend, made, writing, cross_entropy, batch)

@@ -285,6 +285,56 @@ def test_function_without_second_derivative(last, model, batch):
         ).matvec(torch.ones(8))
 
 
+class Writes(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        y = torch.exp(x)
+        z = 2 * y
+        if self.way == "mul_":
+            y.mul_(3)
+        elif self.way == "add_":
+            y += 1
+        else:
+            y[0] = 0
+        z.add_(1)  # which nothing needs
+        return y + z
+
+
+@pytest.mark.parametrize("way", ["mul_", "add_", "__setitem__"])
+def test_module_that_writes_to_what_is_saved(way, batch):
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(inplace=True), nn.Sequential(Writes(way)))
+    with pytest.raises(
+        OperatorError, match=rf"^2\.0 \(Writes\) writes \({way}\) in place to.*write to a clone"
+    ) as caught:
+        hessian_operator(model, squares, batch)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_loss_that_writes_to_what_is_saved(model, batch):
+    def loss(model, batch):
+        y = torch.tanh(model(batch[0]))
+        return y.mul_(2).mean()
+
+    with pytest.raises(OperatorError, match=r"^the loss writes \(mul_\) in place"):
+        hessian_operator(model, loss, batch)
+
+
+def test_writing_that_a_python_function_hides(model, batch):
+    """Compiled functions show no operation, but the cause."""
+
+    @torch.jit.script
+    def hidden(x):
+        y = torch.tanh(x)
+        y.mul_(2)
+        return y
+
+    with pytest.raises(OperatorError, match=r"^the model or the loss writes in place"):
+        hessian_operator(model, lambda model, batch: hidden(model(batch[0])).mean(), batch)
+
+
 # After construction
 
 
