@@ -22,8 +22,8 @@ def who_wrote(error: BaseException, model: torch.nn.Module, forward: Callable[[]
     writes = _Writes(model)
     with ExitStack() as stack:
         for handle in (
-            register_module_forward_pre_hook(lambda module, _: writes.inside.append(module)),
-            register_module_forward_hook(lambda *_: writes.inside.pop() and None, always_call=True),
+            register_module_forward_pre_hook(writes.enter),
+            register_module_forward_hook(writes.leave, always_call=True),
         ):
             stack.callback(handle.remove)
         stack.enter_context(writes)
@@ -43,8 +43,16 @@ class _Writes(TorchFunctionMode):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self._names = {module: name or "the model" for name, module in model.named_modules()}
-        self.inside: list[torch.nn.Module] = []
+        self._inside: list[torch.nn.Module] = []
         self.found: list[tuple[str, str]] = []
+
+    def enter(self, module: torch.nn.Module, _: Any) -> None:
+        """Before a module is called."""
+        self._inside.append(module)
+
+    def leave(self, *_: Any) -> None:
+        """After it was."""
+        self._inside.pop()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -55,7 +63,7 @@ class _Writes(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _owner(self) -> str:
-        if not self.inside:
+        if not self._inside:
             return "the loss"
-        module = self.inside[-1]
+        module = self._inside[-1]
         return f"{self._names.get(module, 'a module')} ({type(module).__name__})"
