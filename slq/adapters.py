@@ -168,7 +168,8 @@ def weigh(
             continue
         if not np.isfinite(loss):
             raise DataError(
-                f"the loss of batch {number} is {loss}; its second derivatives would silently come out as zero"
+                f"the loss of batch {number} is {loss}, and its second derivatives would silently come out as zero or "
+                "NaN; look for an overflow, log(0), or a mean over no label, in place of which return (sum, weight)"
             )
         if batch_weight is None:
             batch_weight = 1.0 if size is None else float(size)

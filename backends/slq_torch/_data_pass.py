@@ -23,8 +23,9 @@ from slq_torch._batch_norm import statistics, uses_batch_statistics
 from slq_torch._guard import parameters_of, untouched
 from slq_torch._modules import random_loss, refuse, unwrapped
 from slq_torch._parameters import Parameters, Selection
+from slq_torch._precision import autocasts, warn_of_precision
 from slq_torch._settings import Settings
-from slq_torch._trees import cast, cut, fingerprint, join, size_of
+from slq_torch._trees import cast, cut, fingerprint, join, naming, size_of
 
 __all__ = ["DataPass", "Piece"]
 
@@ -127,7 +128,9 @@ class DataPass:
         """What a loss function returned for a piece, as the sum over it and its weight, or None."""
         loss, weight = _sum_and_weight(result)
         if weight is None and self._settings.reduction == "mean":
-            loss = loss * float(size_of(piece.batch) or 1)
+            # A loss in lower precision than the parameters would be rounded by the factor, and seem to have changed.
+            wide = torch.promote_types(loss.dtype, self.parameters.like.dtype)
+            loss = loss.to(wide) * float(size_of(piece.batch) or 1)
         return loss, weight
 
     def functional(self, function: Callable[[Piece], Any]) -> Callable[[Sequence[torch.Tensor], Piece], Any]:
@@ -179,9 +182,12 @@ class DataPass:
         """The first pass: weights, and what is wrong with the loss."""
         settings = self._settings
         coupling = [] if settings.batch_norm is not None else uses_batch_statistics(self.model)
+        cast: set[torch.dtype] = set()
 
         def evaluate(piece: Piece) -> tuple[float, float | None]:
-            result = self._evaluate(piece)
+            with naming(piece.number, piece.batch), autocasts(self.parameters.like.device.type) as found:
+                result = self._evaluate(piece)
+            cast.update(found)
             loss, weight = _sum_and_weight(result)
             if len(self._used) < len(self.parameters.tensors):
                 self._used |= parameters_of(loss, once=self._settings.ad == "difference")
@@ -201,6 +207,7 @@ class DataPass:
         )
         self._warn_of_lost_samples(data)
         self._warn_of_unused()
+        warn_of_precision(self.parameters.tensors, cast)
         if coupling:
             if self.weighed.num_batches > 1:
                 raise DataError(

@@ -62,6 +62,8 @@ def hessian_operator(
         If BatchNorm layers are in training mode.
     LostSamplesWarning
         If a loader leaves samples of its data set out.
+    PrecisionWarning
+        If the model computes in half precision, by its parameters or by autocast; or if only differences are to be had.
     UnusedParameterWarning
         If the loss does not depend on some parameters.
 

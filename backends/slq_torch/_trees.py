@@ -2,13 +2,25 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from slq.errors import DataError
+from slq.errors import DataError, SlqError
 
-__all__ = ["cast", "cut", "fingerprint", "join", "leaves", "ordered_fingerprint", "rows_of", "size_of", "with_leaves"]
+__all__ = [
+    "cast",
+    "cut",
+    "fingerprint",
+    "join",
+    "leaves",
+    "naming",
+    "ordered_fingerprint",
+    "rows_of",
+    "size_of",
+    "with_leaves",
+]
 
 
 def leaves(batch: Any) -> Iterator[torch.Tensor]:
@@ -100,6 +112,38 @@ def fingerprint(batch: Any) -> list[torch.Tensor]:
         values = (torch.view_as_real(values) if values.is_complex() else values).double()
         sums += [values.sum(), (values * values).sum()]
     return sums
+
+
+@contextmanager
+def naming(number: int, batch: Any) -> Iterator[None]:
+    """Inside, errors that a loss raises over what a batch is, or is not, say what it is.
+
+    Raises
+    ------
+    DataError
+        In place of a TypeError, LookupError, AttributeError or ValueError, to which it is chained.
+    """
+    try:
+        yield
+    except SlqError:
+        raise
+    except (TypeError, LookupError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"the loss raised {type(error).__name__} ({error}) for batch {number} of type {_described(batch)}; "
+            "check that the loader gives the batches that the loss and the model expect"
+        ) from error
+
+
+def _described(batch: Any) -> str:
+    """The kind of a batch, and of what is in it."""
+    name = type(batch).__name__
+    if isinstance(batch, torch.Tensor):
+        return f"{name} {tuple(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return f"{name} of {', '.join(f'{key}: {_described(value)}' for key, value in batch.items())}"
+    if isinstance(batch, tuple | list):
+        return f"{name} of ({', '.join(map(_described, batch))})"
+    return name
 
 
 def _map(change: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Any:

@@ -10,6 +10,7 @@ from slq.errors import OperatorError, PrecisionWarning
 from slq_torch._choice import Mode
 from slq_torch._data_pass import DataPass
 from slq_torch._hessian_modes import gradient_at, gradient_of
+from slq_torch._in_place import is_of_writing, who_wrote
 from slq_torch._modules import owner_of, random_loss
 
 __all__ = ["direction_for", "random_unit", "require_derivative", "require_repeatable"]
@@ -28,7 +29,12 @@ class _Comparison(NamedTuple):
 
 def require_repeatable(data: DataPass) -> torch.Tensor:
     """Differentiate the first piece twice: dropout and augmentation show as different gradients. The gradient."""
-    first, second = (gradient_of(data, data.first)[0] for _ in range(2))
+    try:
+        first, second = (gradient_of(data, data.first)[0] for _ in range(2))
+    except RuntimeError as error:
+        if not is_of_writing(error):
+            raise
+        raise OperatorError(who_wrote(error, data.model, lambda: data.summed_loss(data.first))) from error
     difference, size = float((first - second).norm()), float(first.norm())
     # Atomic additions on a GPU change a few last digits, random numbers the first; half precision has only two.
     if difference > size * min(1e3 * data.rounding, 0.1):
@@ -75,9 +81,9 @@ def require_derivative(data: DataPass, make: Callable[[DataPass], Mode]) -> None
         raise OperatorError(
             f"the product by {make(data).name} is not the derivative of the gradient: finite differences differ by "
             f"{found.off:.2g} of its size, most for {owner_of(data.model, found.parameter)}; look there for detached "
-            "tensors, custom backward passes, layers that change what they use, and checkpoints without "
-            "use_reentrant=False; ad='difference' works without second derivatives, and check=False accepts a loss "
-            "that jumps"
+            "tensors, custom backward passes, gradient hooks, layers that change what they use, and checkpoints "
+            "without use_reentrant=False; ad='difference' works without second derivatives, and check=False accepts "
+            "a loss that jumps"
         )
 
 

@@ -1,10 +1,22 @@
 """The catalogue of hostile inputs: one row for each, in the order of their ids."""
 
-from tests.hostile import buffers, errorbars, functions, products, promises, requests, spectra
+from tests.hostile import (
+    buffers,
+    errorbars,
+    functions,
+    losses,
+    models,
+    modes,
+    parameters,
+    products,
+    promises,
+    requests,
+    spectra,
+)
 from tests.hostile.row import Row
 
 __all__ = ["ROWS"]
 
-_SECTIONS = (products, buffers, promises, spectra, functions, requests, errorbars)
+_SECTIONS = (products, buffers, promises, spectra, functions, requests, errorbars, models, losses, parameters, modes)
 
 ROWS = [entry for section in _SECTIONS for entry in vars(section).values() if isinstance(entry, Row)]

@@ -5,18 +5,14 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from tests.hostile.model_data import float64_and_seed
+
 
 @pytest.fixture(autouse=True)
 def _float64_and_seed() -> Iterator[None]:
     """New tensors are float64 and come from one seed; afterwards all is as it was."""
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    torch.set_default_dtype(torch.float64)
-    torch.set_num_threads(1)  # for models this small, threads that wait for each other take four fifths of the time
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with float64_and_seed():
         yield
-    torch.set_num_threads(threads)
-    torch.set_default_dtype(dtype)
 
 
 @pytest.fixture

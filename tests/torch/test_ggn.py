@@ -184,6 +184,7 @@ def test_batches_and_pieces(ad, dense, distance):
         assert distance(dense(op), whole) < CLOSE
 
 
+@pytest.mark.filterwarnings("ignore:the parameters are in torch")
 def test_options(dense, distance):
     model, batch = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)), points()
     op = ggn_operator(model, forward, nn.CrossEntropyLoss(), batch, batch_norm="batch", weight_decay=0.5)

@@ -133,6 +133,7 @@ def test_parameter_that_some_batch_uses_is_not_called_unused(data, dense):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.filterwarnings("ignore:the parameters are in torch")
 def test_half_precision_model_is_a_float32_operator(dtype, model, data, distance):
     half = [(x.to(dtype), y) for x, y in data]
     op = hessian_operator(model.to(dtype), cross_entropy, half)

@@ -179,6 +179,7 @@ def test_reentrant_checkpoint_of_plain_inputs_is_found(batch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.filterwarnings("ignore:the parameters are in torch")
 def test_half_precision(dtype, model, batch, dense, distance):
     """Vectors in float32; a product is as exact as the model, or as its copy."""
     model = model.to(dtype)
@@ -199,6 +200,28 @@ def test_half_precision(dtype, model, batch, dense, distance):
         model[0].weight += 1
     with pytest.raises(OperatorError, match=r"0\.weight changed"):
         copy.matvec(torch.ones(copy.shape[0]))
+
+
+def test_half_precision_is_told(model, batch, distance, dense):
+    """That of the parameters and that of autocast, with a mend that works."""
+    exact = dense(hessian_operator(model, cross_entropy, batch))
+    single, data = model.float(), (batch[0].float(), batch[1])
+
+    def autocast(model, batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return F.cross_entropy(model(batch[0]).float(), batch[1])
+
+    message = r"autocast computes in torch\.bfloat16.*errors of about 0\.0078; leave it out.*dtype=torch\.float64"
+    with pytest.warns(PrecisionWarning, match=message) as record:
+        op = hessian_operator(single, autocast, data)
+    assert [(w.filename, len(record)) for w in record] == [(__file__, 1)]
+    assert 1e-3 < distance(dense(op).double(), exact) < 0.05  # measured: 0.01
+    wide = hessian_operator(single, autocast, data, compute_dtype=torch.float64)
+    assert distance(dense(wide), exact) < 1e-6  # the rounding of the parameters
+    half = single.bfloat16()
+    with pytest.warns(PrecisionWarning, match=r"parameters are in torch\.bfloat16.*compute_dtype=torch\.float32 dif"):
+        hessian_operator(half, cross_entropy, (batch[0].bfloat16(), batch[1]))
+    hessian_operator(half, cross_entropy, batch, compute_dtype=torch.float32)  # silent: warnings are errors here
 
 
 @pytest.mark.parametrize("ad", WAYS)

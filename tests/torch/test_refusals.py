@@ -100,6 +100,33 @@ def test_batches_of_unknown_size(model, batch):
         hessian_operator(model, lambda model, b: squares(model, (b.x, b.y)), [Opaque(), Opaque()])
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda *_: None, r"TypeError \(.*for batch 1 of type NoneType; check"),
+        (
+            lambda x, y: (x, y, y),
+            r"ValueError \(too many values.*of type tuple of \(Tensor \(5, 3\), Tensor \(5, 2\), ",
+        ),
+        (
+            lambda x, y: {"x": x, "y": [y, 1]},
+            r"TypeError \(.*of type dict of x: Tensor \(5, 3\), y: list of \(Tensor \(5, 2\), int\);",
+        ),
+        (lambda *_: "xy", r"TypeError \(.*of type str;"),
+    ],
+)
+def test_batch_of_another_kind(other, message, model, batch):
+    """The message says what came; the error of the loss hangs on."""
+
+    def loss(model, batch):
+        x, y = batch
+        return F.mse_loss(model(x), y)
+
+    with pytest.raises(DataError, match=message) as caught:
+        hessian_operator(model, loss, [tuple(x[:5] for x in batch), other(*(x[5:] for x in batch))])
+    assert caught.value.__cause__ is not None
+
+
 # Losses that are no mean over the samples
 
 
@@ -160,6 +187,7 @@ def test_no_weight(model, batches):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layer", [nn.Dropout, nn.AlphaDropout])
+@pytest.mark.filterwarnings("ignore:the parameters are in torch")
 def test_dropout(dtype, layer, batch):
     model = nn.Sequential(nn.Linear(3, 40), layer(), nn.Linear(40, 2)).to(dtype)
     data = tuple(part.to(dtype) for part in batch)
@@ -255,6 +283,56 @@ def test_function_without_second_derivative(last, model, batch):
         hessian_operator(
             model, lambda model, batch: last(FirstDerivativeOnly.apply(model(batch[0]) - batch[1])).mean(), batch
         ).matvec(torch.ones(8))
+
+
+class Writes(nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        y = torch.exp(x)
+        z = 2 * y
+        if self.way == "mul_":
+            y.mul_(3)
+        elif self.way == "add_":
+            y += 1
+        else:
+            y[0] = 0
+        z.add_(1)  # which nothing needs
+        return y + z
+
+
+@pytest.mark.parametrize("way", ["mul_", "add_", "__setitem__"])
+def test_module_that_writes_to_what_is_saved(way, batch):
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(inplace=True), nn.Sequential(Writes(way)))
+    with pytest.raises(
+        OperatorError, match=rf"^2\.0 \(Writes\) writes \({way}\) in place to.*write to a clone"
+    ) as caught:
+        hessian_operator(model, squares, batch)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_loss_that_writes_to_what_is_saved(model, batch):
+    def loss(model, batch):
+        y = torch.tanh(model(batch[0]))
+        return y.mul_(2).mean()
+
+    with pytest.raises(OperatorError, match=r"^the loss writes \(mul_\) in place"):
+        hessian_operator(model, loss, batch)
+
+
+def test_writing_that_a_python_function_hides(model, batch):
+    """Compiled functions show no operation, but the cause."""
+
+    @torch.jit.script
+    def hidden(x):
+        y = torch.tanh(x)
+        y.mul_(2)
+        return y
+
+    with pytest.raises(OperatorError, match=r"^the model or the loss writes in place"):
+        hessian_operator(model, lambda model, batch: hidden(model(batch[0])).mean(), batch)
 
 
 # After construction
