@@ -5,7 +5,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -15,28 +15,18 @@ from slq.errors import (
     DataError,
     LostSamplesWarning,
     OperatorError,
-    RequestError,
-    ShapeError,
     UnusedParameterWarning,
 )
 from slq_torch._batch_norm import statistics, uses_batch_statistics
 from slq_torch._guard import parameters_of, untouched
 from slq_torch._modules import random_loss, refuse, unwrapped
 from slq_torch._parameters import Parameters, Selection
+from slq_torch._pieces import LossFunction, Owner, Piece, Pieces, sum_and_weight
 from slq_torch._precision import autocasts, warn_of_precision
 from slq_torch._settings import Settings
-from slq_torch._trees import cast, cut, fingerprint, join, naming, size_of
+from slq_torch._trees import cut, fingerprint, naming, size_of
 
-__all__ = ["DataPass", "Piece"]
-
-LossFunction = Callable[[torch.nn.Module, Any], Any]
-
-
-class Piece(NamedTuple):
-    """What is differentiated at once: a batch or a part of one, and its number in the pass."""
-
-    number: int
-    batch: Any
+__all__ = ["DataPass", "LossFunction", "Piece"]
 
 
 class DataPass:
@@ -80,7 +70,7 @@ class DataPass:
             self.parameters = self.watched
         self.model, self._loss_fn, self._settings = model, loss_fn, settings
         refuse(model)
-        self._pieces = _Pieces(Batches(data, settings.max_batches), settings)
+        self._pieces = Pieces(Batches(data, settings.max_batches), settings)
         self.rounding = max(torch.finfo(p.dtype).eps for p in self.parameters.tensors)
         self.rtol = self.rounding**0.5
         self.first: Any = None
@@ -126,7 +116,7 @@ class DataPass:
 
     def summed(self, result: Any, piece: Piece) -> tuple[torch.Tensor, Any]:
         """What a loss function returned for a piece, as the sum over it and its weight, or None."""
-        loss, weight = _sum_and_weight(result)
+        loss, weight = sum_and_weight(result)
         if weight is None and self._settings.reduction == "mean":
             # A loss in lower precision than the parameters would be rounded by the factor, and seem to have changed.
             wide = torch.promote_types(loss.dtype, self.parameters.like.dtype)
@@ -135,7 +125,7 @@ class DataPass:
 
     def functional(self, function: Callable[[Piece], Any]) -> Callable[[Sequence[torch.Tensor], Piece], Any]:
         """`function`, which uses `model`, as a function of the values of the parameters, too."""
-        owner = _Owner(self.model, function)
+        owner = Owner(self.model, function)
         names = [f"model.{name}" for name in self.parameters.named]
         return lambda values, piece: torch.func.functional_call(owner, dict(zip(names, values, strict=True)), (piece,))
 
@@ -188,7 +178,7 @@ class DataPass:
             with naming(piece.number, piece.batch), autocasts(self.parameters.like.device.type) as found:
                 result = self._evaluate(piece)
             cast.update(found)
-            loss, weight = _sum_and_weight(result)
+            loss, weight = sum_and_weight(result)
             if len(self._used) < len(self.parameters.tensors):
                 self._used |= parameters_of(loss, once=self._settings.ad == "difference")
             if self.first is None and (weight is None or float(weight) != 0):
@@ -223,7 +213,7 @@ class DataPass:
 
     def _require_repeatable(self, piece: Piece, loss: float) -> None:
         """Evaluate a piece again: dropout and augmentation show, and shall not be taken for a sum that is no mean."""
-        again = float(_sum_and_weight(self._evaluate(piece))[0].detach())
+        again = float(sum_and_weight(self._evaluate(piece))[0].detach())
         if abs(again - loss) > self.rtol * max(abs(again), abs(loss)):
             raise OperatorError(random_loss(self.model, f"two losses of one batch are {loss:.6g} and {again:.6g}"))
 
@@ -280,68 +270,3 @@ class DataPass:
                 "the data gave other samples than in the pass before; every pass must read the same set, in any order: "
                 "switch random augmentation and subsampling off"
             )
-
-
-class _Pieces:
-    """The data as pieces, numbered."""
-
-    def __init__(self, batches: Batches, settings: Settings) -> None:
-        self._batches, self._settings = batches, settings
-        self._joined: Piece | None = None
-
-    @property
-    def is_constant(self) -> bool:
-        """Each pass gives the same tensors, so that nothing needs to be compared."""
-        return self._batches.single or self._joined is not None
-
-    def __iter__(self) -> Iterator[Piece]:
-        for number, batch in enumerate(self._cut()):
-            yield Piece(number, batch)
-
-    def _cut(self) -> Iterator[Any]:
-        settings = self._settings
-        if settings.batch_norm == "population":
-            if self._joined is None:
-                batches = list(self._batches)
-                self._joined = Piece(0, join(batches) if len(batches) > 1 else batches[0]) if batches else None
-            whole: Any = [] if self._joined is None else [self._joined.batch]
-        else:
-            whole = self._batches
-        for batch in whole:
-            if settings.compute_dtype is not None:
-                batch = cast(batch, settings.compute_dtype)
-            size = size_of(batch)
-            if settings.microbatch is None or (size is not None and size <= settings.microbatch):
-                yield batch
-                continue
-            if size is None:
-                raise RequestError("microbatch= cuts tensors along their leading dimension, but the batch has none")
-            for low in range(0, size, settings.microbatch):
-                yield cut(batch, low, min(low + settings.microbatch, size))
-
-
-class _Owner(torch.nn.Module):
-    """Makes a function that uses a model one module, whose parameters torch can exchange for a call."""
-
-    def __init__(self, model: torch.nn.Module, function: Callable[[Piece], Any]) -> None:
-        super().__init__()
-        self.model = model
-        self._function = function
-
-    def forward(self, piece: Piece) -> Any:
-        return self._function(piece)
-
-
-def _sum_and_weight(result: Any) -> tuple[torch.Tensor, Any]:
-    """What a loss function returned, as (loss, None) or (sum, weight)."""
-    loss, weight = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    if not isinstance(loss, torch.Tensor):
-        raise RequestError(
-            f"the loss must return a scalar tensor or (sum, weight), got {type(loss).__name__}; keep it a tensor"
-        )
-    if loss.ndim and loss.numel() != 1:
-        raise ShapeError(
-            f"the loss returned a tensor of shape {tuple(loss.shape)}; reduce it: loss.mean(), "
-            "or (loss.sum(), loss.numel())"
-        )
-    return loss.reshape(()), weight
