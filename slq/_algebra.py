@@ -21,7 +21,7 @@ from slq._arrays import (
 )
 from slq._multiply import as_dtype, multiply
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator
+from slq._products import LinearOperator, workspace
 from slq._wrappers import Wrapper
 from slq.errors import DtypeError, PlacementError, RequestError, ShapeError
 
@@ -34,9 +34,14 @@ class Derived(Wrapper):
     def __init__(self, operand: LinearOperator) -> None:
         self.shape = (int(operand.shape[0]), int(operand.shape[1]))
         self.like = operand.like
+        self._source = operand
         for name in ("vecdot", "index", "put"):
             if hasattr(operand, name):
                 setattr(self, name, getattr(operand, name))
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product takes for itself: those of the operand; one vector more is in every forecast."""
+        return workspace(self._source, rows)
 
 
 class _Shift(Derived):
@@ -92,6 +97,10 @@ class _Add(Derived):
         for A in rest:
             total = total + multiply(A, x)
         return total
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product takes for itself: those of the largest operand, as one follows the other."""
+        return max(workspace(A, rows) for A in self._operands)
 
 
 def shift(A: Any, sigma: float | Array) -> LinearOperator:

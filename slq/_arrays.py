@@ -28,6 +28,7 @@ __all__ = [
     "is_complex",
     "is_numpy",
     "is_sparse",
+    "itemsize",
     "largest_entry",
     "library_name",
     "namespace",
@@ -189,6 +190,11 @@ def promote_inexact(x: Array) -> Array:
     if not xp.isdtype(x.dtype, ("integral", "bool")):
         raise DtypeError(f"expected a numeric matrix, got dtype {x.dtype}; convert it to floating point first")
     return xp.astype(x, _widest(x))
+
+
+def itemsize(like: Array) -> int:
+    """Bytes of a number in arrays like `like`; of one that the host does not know, in its nearest."""
+    return int(to_host(like).dtype.itemsize)
 
 
 def _widest(x: Array) -> Any:

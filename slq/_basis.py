@@ -9,6 +9,7 @@ from slq._arrays import (
     from_host,
     has_one_shape,
     is_complex,
+    itemsize,
     library_name,
     namespace,
     on_accelerator,
@@ -87,12 +88,12 @@ def storage_for(basis_dtype: Any, like: Array) -> Storage:
         If the library has no such dtype, or it would not be narrower than the recurrence.
     """
     xp = namespace(like)
-    itemsize = int(to_host(like).dtype.itemsize)
+    size = itemsize(like)
     if basis_dtype is None:
-        return Storage(like.dtype, itemsize, 0.0)
+        return Storage(like.dtype, size, 0.0)
     name = str(basis_dtype).removeprefix("torch.").removeprefix("<class 'jax.numpy.").rstrip("'>")
     if name == "host":
-        return _Host(to_host(like).dtype, 0 if on_accelerator(like) else itemsize, 0.0)
+        return _Host(to_host(like).dtype, 0 if on_accelerator(like) else size, 0.0)
     if name not in ("bfloat16", "float32") or is_complex(like):
         raise RequestError(
             f"basis_dtype= expects None, 'float32', 'bfloat16' or 'host' (real vectors, but for 'host'), got {name!r} "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from slq._arrays import Array, is_complex, library_name, recurrence_like
+from slq._arrays import Array, is_complex, itemsize, library_name, recurrence_like
 from slq._basis import storage_for
 from slq._lanczos import basis_size, start
 from slq._measure import SpectralMeasure
@@ -189,9 +189,9 @@ def _vectors_needed(
     like, n = recurrence_like(A.like), local_size(A) + left
     num_steps = clipped(num_steps, A.shape[0], reorthogonalize)
     keep = basis_size(reorthogonalize, num_steps)
-    itemsize = storage_for(None, like).itemsize
-    run = forecast(rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize)
-    before = forecast_check(rows, n, itemsize) if check else 0
+    size = itemsize(like)
+    run = forecast(rows, n, keep, size, storage_for(basis_dtype if keep else None, like).itemsize)
+    before = forecast_check(rows, n, size) if check else 0
     return 16 * num_probes * num_steps + max(run, before)  # the coefficients come on top
 
 

@@ -12,6 +12,7 @@ from slq._arrays import (
     is_array,
     is_complex,
     is_sparse,
+    itemsize,
     library_name,
     precision,
     promote_inexact,
@@ -21,7 +22,7 @@ from slq._arrays import (
 from slq._inner_products import Dense, Diagonal, PositiveDefinite, Sparse
 from slq._multiply import as_dtype, multiply
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator, put
+from slq._products import LinearOperator, put, workspace
 from slq._wrappers import Wrapper
 from slq.errors import DtypeError, OperatorError, PlacementError, RequestError, ShapeError
 
@@ -45,6 +46,10 @@ class _Generalized(Wrapper):
     def vecdot(self, x: Array, y: Array) -> Array:
         """The inner product xᴴBy of rows."""
         return dot(x, self._metric.multiply(y))
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product takes for itself: those of A, and three vectors for the inner products (measured)."""
+        return workspace(self._operand, rows) + 3 * rows * self.shape[0] * itemsize(self.like)
 
     def put(self, block: np.ndarray) -> Array:
         """L⁻ᴴz of each row z: isotropic z become isotropic in the inner product of B."""

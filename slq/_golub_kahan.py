@@ -22,7 +22,7 @@ from slq._checks import prescale
 from slq._gram import Rectangular, rectangular
 from slq._host_vectors import host_vectors
 from slq._lanczos import basis_size, start
-from slq._products import product_error
+from slq._products import product_error, workspace
 from slq._quadrature import singular_run_lengths
 from slq._recurrence import breakdown
 from slq._source import count
@@ -102,6 +102,11 @@ class RightSpace:
         self.shape = (A.shape[1], A.shape[1])
         self.like = A.like
         self.matvec = A.matvec
+        self._operator = A
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product takes for itself, as the operator tells."""
+        return workspace(self._operator, rows)
 
 
 class _Side:

@@ -17,6 +17,7 @@ from slq._arrays import (
     is_array,
     is_complex,
     is_sparse,
+    itemsize,
     library_name,
     namespace,
     precision,
@@ -54,7 +55,8 @@ class LinearOperator(Protocol):
     A block of vectors is a (k, n) array, each **row** a vector. Optional members: ``vecdot(x, y)``, the inner product
     along the last axis (a sharded operator reduces over its processes here); ``index``, the global coordinates that
     this process holds; ``put(block)``, which places a block drawn on the host; ``rmatvec``, the adjoint in that inner
-    product (`gram`); ``workspace(rows)``, the bytes that a product with so many vectors takes for itself.
+    product (`gram`); ``workspace(rows)``, how many bytes a product with so many vectors takes for itself where the
+    vectors are, besides these and their products: forecasts of memory add it.
     """
 
     shape: tuple[int, int]
@@ -181,6 +183,10 @@ class _Complexified:
         products = self._operator.matvec(parts)
         check_product(products, parts)
         return xp.reshape(products[: rows.shape[0], ...] + 1j * products[rows.shape[0] :, ...], x.shape)
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product takes for itself: those of twice as many vectors, and their parts."""
+        return workspace(self._operator, 2 * rows) + rows * local_size(self._operator) * itemsize(self.like)
 
 
 def check_product(product: Array, argument: Array) -> None:

@@ -14,6 +14,7 @@ from slq._arrays import (
     fused,
     is_array,
     is_complex,
+    itemsize,
     namespace,
     precision,
     promote_inexact,
@@ -22,7 +23,7 @@ from slq._arrays import (
 )
 from slq._multiply import as_dtype, conj, multiply
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator, describe, put
+from slq._products import LinearOperator, describe, local_size, put, workspace
 from slq._wrappers import Wrapper
 from slq.errors import RequestError, ShapeError
 
@@ -51,6 +52,11 @@ class _Restriction(Wrapper):
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x."""
         return self._gather(multiply(self._operand, self._scatter(x)))
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product takes for itself: those of the operand, and what whole vectors take more."""
+        more = int(self._operand.shape[0]) - self.shape[0]
+        return workspace(self._operand, rows) + 2 * rows * more * itemsize(self.like)
 
     def _put(self, block: np.ndarray) -> Array:
         whole = np.zeros((block.shape[0], int(self._operand.shape[0])), dtype=block.dtype)
@@ -124,6 +130,10 @@ class _Deflation(Derived):
         """Multiply each row of x."""
         product = multiply(self._operand, self._project(as_dtype(x, self._basis.dtype)))
         return as_dtype(self._project(as_dtype(product, self._basis.dtype)), product.dtype)
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product takes for itself: those of the operand, and another block of vectors."""
+        return super().workspace(rows) + rows * local_size(self) * itemsize(self.like)
 
     def _project(self, x: Array) -> Array:
         if self._vecdot is None:
