@@ -69,14 +69,14 @@ def test_single_batch_is_evaluated_once(ad, model, batch):
     assert calls == before
 
 
-def test_graph_that_does_not_fit_is_built_each_time(model, batch, monkeypatch, dense):
+def test_graph_that_does_not_fit_is_built_each_time(model, batch, monkeypatch, dense, distance):
     exact = dense(hessian_operator(model, cross_entropy, batch))
     monkeypatch.setattr("slq_torch._chosen.available_memory", lambda _: 1000)
     calls = []
     op = hessian_operator(model, lambda *args: calls.append(0) or cross_entropy(*args), batch, ad="double_backward")
     before = len(calls)
-    assert torch.equal(dense(op), exact)
-    assert torch.equal(dense(op), exact)
+    for _ in range(2):  # kernels depend on the alignment of the tensors: measured 2e-16
+        assert distance(dense(op), exact) < CLOSE["double_backward"]
     assert len(calls) == before + 2
 
 

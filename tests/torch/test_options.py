@@ -356,10 +356,9 @@ def test_parameters_that_cannot_be_differentiated(batch):
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_wrappers_of_the_first_derivative(wrap, model, batch, dense):
-    assert torch.equal(
-        dense(hessian_operator(wrap(model), cross_entropy, batch)), dense(hessian_operator(model, cross_entropy, batch))
-    )
+def test_wrappers_of_the_first_derivative(wrap, model, batch, dense, distance):
+    exact = dense(hessian_operator(model, cross_entropy, batch))
+    assert distance(dense(hessian_operator(wrap(model), cross_entropy, batch)), exact) < CLOSE
 
 
 def test_batches_keep_their_type(model, batch, dense, distance):
