@@ -6,14 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from slq._arrays import Array, device_of, is_array, library_name, namespace, to_host
-from slq._multiply import multiply
+from slq._arrays import (
+    Array,
+    detach,
+    device_of,
+    is_array,
+    is_complex,
+    library_name,
+    namespace,
+    promote_inexact,
+    real,
+    recurrence_like,
+    to_host,
+)
+from slq._multiply import as_dtype, multiply
 from slq._operators import aslinearoperator
 from slq._products import LinearOperator
 from slq._wrappers import Wrapper
 from slq.errors import DtypeError, PlacementError, RequestError, ShapeError
 
-__all__ = ["Derived", "add", "require_one_place", "scale", "shift"]
+__all__ = ["Derived", "add", "real_diagonal", "require_one_place", "scale", "shift"]
 
 
 class Derived(Wrapper):
@@ -37,6 +49,19 @@ class _Shift(Derived):
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x."""
         return multiply(self._operand, x) + self._sigma * x
+
+
+class _ShiftDiagonal(Derived):
+    """A + D of a real diagonal D."""
+
+    def __init__(self, operand: LinearOperator, diagonal: Array) -> None:
+        super().__init__(operand)
+        self._operand, self._diagonal = operand, diagonal
+
+    def matvec(self, x: Array, /) -> Array:
+        """Multiply each row of x."""
+        product = multiply(self._operand, x)
+        return as_dtype(product + self._diagonal * x, product.dtype)
 
 
 class _Scale(Derived):
@@ -69,15 +94,16 @@ class _Add(Derived):
         return total
 
 
-def shift(A: Any, sigma: float) -> LinearOperator:
-    """Add a multiple of the identity: A + sigma I, whose eigenvalues are those of A plus `sigma`.
+def shift(A: Any, sigma: float | Array) -> LinearOperator:
+    """Add a multiple of the identity, A + sigma I, whose eigenvalues are those of A plus `sigma`; or a real diagonal.
 
     Parameters
     ----------
     A : operator
         Anything that `aslinearoperator` takes.
-    sigma : float
-        A real number.
+    sigma : float or (n,) array
+        A real number; or the entries of a real diagonal, of the operator's library and device, such as a weight decay
+        that differs by parameter.
 
     Returns
     -------
@@ -87,15 +113,23 @@ def shift(A: Any, sigma: float) -> LinearOperator:
     Raises
     ------
     RequestError
-        If `sigma` is not a finite real number: the sum would not be Hermitian.
+        If `sigma` is not real and finite: the sum would not be Hermitian. If it is a diagonal, and A has an inner
+        product of its own or holds a part of the vectors.
+    ShapeError, PlacementError
+        If a diagonal does not fit.
 
     Examples
     --------
     >>> import numpy as np
     >>> shift(np.eye(2), 3.0).matvec(np.ones(2))
     array([4., 4.])
+    >>> shift(np.eye(2), np.asarray([0.0, 3.0])).matvec(np.ones(2))
+    array([1., 4.])
     """
-    return _Shift(aslinearoperator(A), _real_number("sigma", sigma))
+    A = aslinearoperator(A)
+    if is_array(sigma) and sigma.ndim > 0:  # type: ignore[union-attr]
+        return _ShiftDiagonal(A, real_diagonal("sigma=", sigma, A))
+    return _Shift(A, _real_number("sigma", sigma))
 
 
 def scale(A: Any, factor: float) -> LinearOperator:
@@ -177,6 +211,32 @@ def require_one_place(what: str, x: Array, like: Array) -> None:
         raise PlacementError(f"{what} is {found}, but the operator is of {library_name(like)}; convert it")
     if device_of(x) != device_of(like):
         raise PlacementError(f"{what} is on {device_of(x)}, but the operator is on {device_of(like)}; move it there")
+
+
+def real_diagonal(what: str, diagonal: Any, A: LinearOperator, *, positive: bool = False) -> Array:
+    """The finite real diagonal of a matrix to combine with A, in the real dtype in which A's vectors are combined."""
+    require_one_place(what, diagonal, A.like)
+    if hasattr(A, "vecdot") or getattr(A, "index", None) is not None:
+        raise RequestError(
+            f"{what} is a diagonal in the plain inner product, but the operator has its own or holds part of the "
+            "vectors; apply it inside the operator"
+        )
+    if tuple(diagonal.shape) != (int(A.shape[0]),):
+        raise ShapeError(f"{what} expects shape ({A.shape[0]},), got {tuple(diagonal.shape)}")
+    if is_complex(diagonal):
+        raise RequestError(f"{what} expects real entries, got dtype {diagonal.dtype}; take their real part")
+    diagonal = promote_inexact(detach(diagonal))
+    wide = real(recurrence_like(A.like)).dtype
+    with np.errstate(over="ignore", under="ignore"):  # what leaves the range is infinite or zero, and refused
+        diagonal = diagonal if diagonal.dtype == wide else namespace(diagonal).astype(diagonal, wide)
+    values = to_host(diagonal)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0 if positive else True)))
+    if bad.size:
+        raise RequestError(
+            f"{what} expects {'positive ' if positive else ''}finite entries, but {bad.size} are not, the first at "
+            f"{bad[0]}: {values[bad[0]]}; {'add a small number' if positive else 'replace it'}"
+        )
+    return diagonal
 
 
 def _require_one_space(A: LinearOperator, B: LinearOperator) -> None:

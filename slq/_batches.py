@@ -12,19 +12,14 @@ from slq._arrays import Array, is_complex, library_name, recurrence_like
 from slq._basis import storage_for
 from slq._lanczos import basis_size, start
 from slq._measure import SpectralMeasure
-from slq._memory import forecast, forecast_check, is_out_of_memory, require
-from slq._products import LinearOperator, Products
+from slq._memory import forecast, forecast_check, is_out_of_memory, out_of_memory, require
+from slq._products import LinearOperator, Products, local_size, workspace
 from slq._recurrence import Tridiagonal
 from slq._source import count
 from slq._version import __version__
 from slq.errors import ClippedStepsWarning, NonFiniteError, OutOfMemoryWarning, ProductError, RequestError
 
 __all__ = ["Batches", "clipped", "memory_needed", "require_directions", "require_memory", "warn_if_clipped"]
-
-_NO_MEMORY = (
-    "out of memory with one probe alone: pass reorthogonalize=False or an integer, basis_dtype='host', or smaller "
-    "pieces of the data to the operator (microbatch= of slq_torch)"
-)
 
 Runner = Callable[[Array, Callable[[int, int], None] | None], Tridiagonal]
 
@@ -71,8 +66,7 @@ class Batches:
                 if not is_out_of_memory(error):
                     raise
                 if high - low == 1:
-                    error.add_note(_NO_MEMORY)
-                    raise
+                    raise self._no_memory(error) from error
             else:
                 low = high
                 continue
@@ -104,6 +98,20 @@ class Batches:
             error.partial = self.measure() if self._runs else None
             raise
         self._keep(list(range(low, high)), done, norms)
+
+    def _no_memory(self, error: Exception) -> Exception:
+        """What to raise when one probe alone is too many."""
+        store = "" if self._singular else ", or basis_dtype='host'"
+        failed = out_of_memory(
+            error,
+            "with one probe alone",
+            f"pass reorthogonalize=False or an integer{store}, or let the operator work in smaller pieces (microbatch= "
+            "of slq_torch); what was computed before is kept in `.partial` of this error",
+        )
+        failed.step = self._products.step
+        if self._runs:
+            failed.partial = self.measure()
+        return failed
 
     def _keep(self, probes: list[int], runs: Tridiagonal, norms: np.ndarray) -> None:
         self._probes += probes
@@ -156,35 +164,38 @@ def require_directions(A: LinearOperator, source: Any, rows: int) -> None:
             start(A, source.draw(A, low, low + rows))
 
 
-def memory_needed(
+def memory_needed(*operators: LinearOperator, batch_size: int | None = None, **options: Any) -> int:
+    """Bytes that runs of operators take together, whose products are made one after the other.
+
+    The options are those of `spectral_measure`; see `require_memory` for `left`.
+    """
+    k, check = options["num_probes"], options["check"] is not False
+    rows = k if batch_size is None else min(batch_size, k)
+    own = [max(workspace(A, rows), workspace(A, min(rows, 5)) if check else 0) for A in operators]
+    return sum(_vectors_needed(A, rows, **{**options, "check": check}) for A in operators) + max(own)
+
+
+def _vectors_needed(
     A: LinearOperator,
+    rows: int,
     *,
-    num_probes: int = 10,
-    num_steps: int = 80,
-    reorthogonalize: bool | int = True,
+    num_probes: int,
+    num_steps: int,
+    reorthogonalize: bool | int,
     basis_dtype: Any = None,
-    batch_size: int | None = None,
-    check: Any = True,
+    check: bool,
     left: int = 0,
-    **_: Any,
 ) -> int:
-    """Bytes that a run with these options of `spectral_measure` takes; see `require_memory` for `left`."""
-    like = recurrence_like(A.like)
-    n, index = A.shape[0], getattr(A, "index", None)
-    if index is not None:
-        n = len(range(n)[index]) if isinstance(index, slice) else len(index)
-    n += left
-    rows = num_probes if batch_size is None else min(batch_size, num_probes)
+    like, n = recurrence_like(A.like), local_size(A) + left
+    num_steps = clipped(num_steps, A.shape[0], reorthogonalize)
     keep = basis_size(reorthogonalize, num_steps)
     itemsize = storage_for(None, like).itemsize
-    workspace = getattr(A, "workspace", None)
     run = forecast(rows, n, keep, itemsize, storage_for(basis_dtype if keep else None, like).itemsize)
-    before = forecast_check(rows, n, itemsize) if check is not False else 0
-    own = 0 if workspace is None else max(workspace(rows), workspace(min(rows, 5)) if check is not False else 0)
-    return 16 * num_probes * num_steps + max(run, before) + own  # the coefficients come on top
+    before = forecast_check(rows, n, itemsize) if check else 0
+    return 16 * num_probes * num_steps + max(run, before)  # the coefficients come on top
 
 
-def require_memory(A: LinearOperator, *, left: int = 0, **options: Any) -> None:
+def require_memory(*operators: LinearOperator, **options: Any) -> None:
     """Refuse what does not fit into memory, naming what would.
 
     The options are those of `memory_needed`. `left` is the length of the left vectors of a bidiagonalisation, which
@@ -192,11 +203,11 @@ def require_memory(A: LinearOperator, *, left: int = 0, **options: Any) -> None:
     """
 
     def needed(**others: Any) -> int:
-        return memory_needed(A, left=left, **{**options, **others})
+        return memory_needed(*operators, **{**options, **others})
 
     rows = options.get("batch_size") or options["num_probes"]
     keep = basis_size(options["reorthogonalize"], options["num_steps"])
-    checks = options.get("check", False) is not False
+    checks = options["check"] is not False
     fitting = {"check=False": needed(check=False)} if checks else {}
     if rows > 1:
         fitting["batch_size=1"] = needed(batch_size=1)
@@ -204,9 +215,13 @@ def require_memory(A: LinearOperator, *, left: int = 0, **options: Any) -> None:
         fitting["reorthogonalize=False"] = needed(reorthogonalize=False)
         if keep > 40:
             fitting["reorthogonalize=40"] = needed(reorthogonalize=40)
-        for kind in () if left else ("bfloat16", "host"):
+        for kind in () if options.get("left") else ("bfloat16", "host"):
             with contextlib.suppress(RequestError):  # not every library has it
                 fitting[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
     least = "batch_size=1, reorthogonalize=False" + (", check=False" if checks else "")
     fitting[least] = needed(batch_size=1, reorthogonalize=False, check=False)
-    require(recurrence_like(A.like), needed(), fitting)
+    if len(operators) > 1:
+        fitting["one operator after the other, in an ordinary dict"] = max(
+            memory_needed(A, **options) for A in operators
+        )
+    require(recurrence_like(operators[0].like), needed(), fitting)

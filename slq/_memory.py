@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from slq._arrays import Array, library_name
-from slq.errors import MemoryForecastError
+from slq.errors import MemoryForecastError, OutOfMemoryError
 
-__all__ = ["available", "forecast", "forecast_check", "is_out_of_memory", "require"]
+__all__ = ["available", "forecast", "forecast_check", "is_out_of_memory", "out_of_memory", "require"]
 
 _CGROUPS = (  # limit, usage and statistics of a container (version 2, then 1)
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
@@ -33,14 +33,36 @@ def forecast_check(rows: int, n: int, itemsize: int) -> int:
     return (4 * min(rows, 5) + 3) * n * itemsize
 
 
+# What torch says on the host and on Apple's GPUs, CUDA where a library passes its word on, and JAX: in an error of a
+# class that says nothing.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "backend out of memory",
+    "CUDA error: out of memory",
+    "cudaErrorMemoryAllocation",
+    "STATUS_ALLOC_FAILED",
+    "RESOURCE_EXHAUSTED",
+)
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or one that it was raised from, says that a device or the host has no memory left."""
     while error is not None:
-        kind = type(error).__name__  # torch's and CuPy's are called OutOfMemoryError; JAX has one for everything
-        if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "RESOURCE_EXHAUSTED" in str(error):
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, CuPy's
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
             return True
         error = error.__cause__
     return False
+
+
+def out_of_memory(error: Exception, where: str, mend: str) -> OutOfMemoryError:
+    """What to raise where less memory cannot be asked for; to be chained to `error`."""
+    cause = error.__cause__ or error
+    failed = OutOfMemoryError(f"out of memory {where} ({type(cause).__name__}: {cause}); {mend}")
+    failed.partial = getattr(error, "partial", None)
+    failed.step = getattr(error, "step", 0)
+    return failed
 
 
 def available(like: Array) -> int | None:

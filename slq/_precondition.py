@@ -2,14 +2,11 @@
 
 from typing import Any
 
-import numpy as np
-
-from slq._algebra import Derived, require_one_place
-from slq._arrays import Array, is_complex, namespace, to_host
-from slq._multiply import multiply
+from slq._algebra import Derived, real_diagonal
+from slq._arrays import Array, namespace
+from slq._multiply import as_dtype, multiply
 from slq._operators import aslinearoperator
 from slq._products import LinearOperator
-from slq.errors import RequestError, ShapeError
 
 __all__ = ["precondition"]
 
@@ -23,7 +20,8 @@ class _Precondition(Derived):
 
     def matvec(self, x: Array, /) -> Array:
         """Multiply each row of x."""
-        return self._factors * multiply(self._operand, self._factors * x)
+        product = multiply(self._operand, as_dtype(self._factors * x, x.dtype))
+        return as_dtype(self._factors * product, product.dtype)
 
 
 def precondition(A: Any, diagonal: Array) -> LinearOperator:
@@ -58,22 +56,5 @@ def precondition(A: Any, diagonal: Array) -> LinearOperator:
     array([2., 3.])
     """
     A = aslinearoperator(A)
-    require_one_place("diagonal=", diagonal, A.like)
-    if hasattr(A, "vecdot") or getattr(A, "index", None) is not None:
-        raise RequestError(
-            "diagonal= is one in the plain inner product, but the operator has its own or holds part of the vectors; "
-            "apply it inside the operator"
-        )
-    if tuple(diagonal.shape) != (int(A.shape[0]),):
-        raise ShapeError(f"diagonal= expects shape ({A.shape[0]},), got {tuple(diagonal.shape)}")
-    values = to_host(diagonal)
-    bad = [0] if np.iscomplexobj(values) else np.flatnonzero(~((values > 0) & np.isfinite(values)))
-    if len(bad):
-        raise RequestError(
-            f"diagonal= expects positive finite entries, but {len(bad)} are not, the first at {bad[0]}: "
-            f"{values[bad[0]]}; add a small number"
-        )
-    xp = namespace(diagonal)
-    if not is_complex(A.like):
-        diagonal = xp.astype(diagonal, A.like.dtype)
-    return _Precondition(A, 1 / xp.sqrt(diagonal))
+    diagonal = real_diagonal("diagonal=", diagonal, A, positive=True)
+    return _Precondition(A, 1 / namespace(diagonal).sqrt(diagonal))

@@ -24,7 +24,18 @@ from slq._arrays import (
 )
 from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError, SlqError
 
-__all__ = ["LinearOperator", "Products", "check_product", "complexified", "describe", "inner", "product_error", "put"]
+__all__ = [
+    "LinearOperator",
+    "Products",
+    "check_product",
+    "complexified",
+    "describe",
+    "inner",
+    "local_size",
+    "product_error",
+    "put",
+    "workspace",
+]
 
 
 @runtime_checkable
@@ -214,3 +225,17 @@ def inner(A: LinearOperator) -> Callable[[Array, Array], Array]:
 def put(A: LinearOperator, block: np.ndarray, like: Array) -> Array:
     """A block drawn on the host, placed where the operator wants its vectors."""
     return A.put(block) if hasattr(A, "put") else from_host(block, like)
+
+
+def local_size(A: LinearOperator) -> int:
+    """How many coordinates of a vector this process holds."""
+    n, index = int(A.shape[0]), getattr(A, "index", None)
+    if index is None:
+        return n
+    return len(range(n)[index]) if isinstance(index, slice) else len(index)
+
+
+def workspace(A: LinearOperator, rows: int) -> int:
+    """Bytes that a product with `rows` vectors takes for itself, as far as the operator tells."""
+    own = getattr(A, "workspace", None)
+    return 0 if own is None else int(own(rows))

@@ -1,10 +1,11 @@
 """Floor 2: what ten products say about an operator, in words: cause, measured value, limit, mend."""
 
+import gc
 from typing import NamedTuple
 
 from slq._arrays import precision, recurrence_like
 from slq._checks import WRONG, rounding, suspect
-from slq._memory import is_out_of_memory
+from slq._memory import is_out_of_memory, out_of_memory
 from slq._products import LinearOperator, Products
 from slq._ten_products import Measured, measure
 from slq.errors import (
@@ -29,6 +30,11 @@ QUICK = ("product", "aliasing", "finiteness", "repeatability", "zero", "scaling"
 # (n = 2000) by up to 14. More than this is noise.
 FEW = 16.0
 
+_NO_MEMORY = (
+    "pass check=False, as the run alone may take less, or let the operator work in smaller pieces (microbatch= of "
+    "slq_torch)"
+)
+
 
 class Finding(NamedTuple):
     """What one check found; `problem` is None if it passed or was skipped."""
@@ -47,17 +53,9 @@ def quick_findings(
     """The findings, the most basic first, and the relative error of the products (at least the machine epsilon)."""
     recurrence_like(A.like)  # a dtype that is not floating is refused here
     try:
-        measured = measure(A, seed, batch_size, products)
-    except (SlqError, MemoryError) as error:
-        if is_out_of_memory(error) and batch_size != 1:
-            return quick_findings(A, seed, 1, products)
-        if not isinstance(error, SlqError):
-            raise
-        name = {AliasedOutputError: "aliasing", NonFiniteError: "finiteness"}.get(type(error), "product")
-        found = [Finding(name, 1.0, 0.0, error, str(error).rpartition("; ")[2])]
-        at = QUICK.index(name)
-        rest = [Finding(other, mend=f"not reached: {name} comes first", skipped=True) for other in QUICK[at + 1 :]]
-        return [*(Finding(other, 0.0, 0.0) for other in QUICK[:at]), *found, *rest], precision(A.like)
+        measured = _measured(A, seed, batch_size, products)
+    except SlqError as error:
+        return _none_reached(error), precision(A.like)
     findings = [Finding(name, 0.0, 0.0) for name in QUICK[:3]]
     # Each judgement allows for the errors found before it, so that one cause is reported once.
     eps = measured.eps
@@ -71,6 +69,28 @@ def quick_findings(
             eps = max(eps, finding.value or 0.0)
     findings.append(_symmetry(measured, eps))
     return findings, eps
+
+
+def _measured(A: LinearOperator, seed: int, batch_size: int | None, products: Products | None) -> Measured:
+    """`measure`, with one vector at a time where memory does not hold more."""
+    try:
+        return measure(A, seed, batch_size, products)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if batch_size == 1:
+            raise out_of_memory(error, "in the check, with one vector at a time", _NO_MEMORY) from error
+    gc.collect()  # only here, where the error and its frames, which hold the vectors, are gone
+    return _measured(A, seed, 1, products)
+
+
+def _none_reached(error: SlqError) -> list[Finding]:
+    """What ten products tell that ended with an error."""
+    name = {AliasedOutputError: "aliasing", NonFiniteError: "finiteness"}.get(type(error), "product")
+    found = [Finding(name, 1.0, 0.0, error, str(error).rpartition("; ")[2])]
+    at = QUICK.index(name)
+    rest = [Finding(other, mend=f"not reached: {name} comes first", skipped=True) for other in QUICK[at + 1 :]]
+    return [*(Finding(other, 0.0, 0.0) for other in QUICK[:at]), *found, *rest]
 
 
 def _repeatability(m: Measured) -> Finding:

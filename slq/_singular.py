@@ -56,6 +56,8 @@ def singular_measure(
     -----
     ClippedStepsWarning
         If a run was cut at the dimension.
+    OutOfMemoryWarning
+        See `spectral_measure`.
 
     Notes
     -----

@@ -93,6 +93,8 @@ def spectral_measure(
         If a sampler of the user's own repeats itself or is not of mean square one.
     ClippedStepsWarning
         If a run was cut at the dimension, beyond which there is nothing to find.
+    OutOfMemoryWarning
+        If memory ran out in the middle: the probes of that batch ran again, half as many at a time.
 
     References
     ----------
@@ -173,15 +175,13 @@ def memory_forecast(
     >>> memory_forecast(np.eye(1000), num_probes=1, num_steps=50, check=False)
     432800
     """
-    A = aslinearoperator(A)
-    num_steps = clipped(num_steps, A.shape[0], reorthogonalize)
     return memory_needed(
-        A,
+        aslinearoperator(A),
         num_probes=count("num_probes", num_probes),
         num_steps=num_steps,
         reorthogonalize=reorthogonalize,
         basis_dtype=basis_dtype,
-        batch_size=batch_size,
+        batch_size=None if batch_size is None else count("batch_size", batch_size),
         check=check,
     )
 

@@ -1,18 +1,21 @@
 """Floor 3: measures of several operators, in step where these share their products."""
 
+import contextlib
 import functools
-import threading
 import warnings
-from collections.abc import Callable, Mapping
-from queue import SimpleQueue
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from slq._arrays import Array
+from slq._arrays import is_complex
+from slq._batches import clipped, require_memory
+from slq._in_step import Result, Run, advance_together
 from slq._measure import SpectralMeasure
-from slq._memory import require
 from slq._operators import aslinearoperator
-from slq._products import LinearOperator
-from slq._slq import memory_forecast, spectral_measure
+from slq._probes import sphere
+from slq._products import LinearOperator, complexified
+from slq._slq import spectral_measure
+from slq._source import Source, count, source_of
+from slq.errors import RequestError, SlqError, SlqWarning
 
 __all__ = ["spectral_measures"]
 
@@ -32,13 +35,28 @@ def spectral_measures(operators: Mapping[str, Any], **options: Any) -> dict[str,
     Returns
     -------
     dict of str to SpectralMeasure
-        Each as `spectral_measure` of this operator alone gives it.
+        Each as `spectral_measure` of this operator alone gives it, to the bit.
 
     Raises
     ------
+    RequestError
+        If `operators` is no mapping, or an argument is out of range.
     SlqError
-        What `spectral_measure` raises; a note names the operator, and ``partial`` is the dict of the measures that
-        were finished, as those of the other operators are.
+        What `spectral_measure` raises, after the runs of the other operators; notes name the operators that failed.
+        ``partial`` is the dict of what there is: the measures that were finished, and what errors kept of others.
+    MemoryForecastError
+        If runs that advance in step would take more memory together than is free.
+
+    Warns
+    -----
+    SlqWarning
+        What `spectral_measure` warns of, with the name of the operator.
+
+    Notes
+    -----
+    Runs in step are in threads of their own, one of which moves at a time; ``matvecs`` and `progress` are called in
+    that of the caller. Of what libraries keep for each thread, the runs get NumPy's ``errstate``, the CUDA stream of
+    PyTorch and CuPy, and JAX's ``enable_x64`` and ``default_matmul_precision``.
 
     Examples
     --------
@@ -47,156 +65,123 @@ def spectral_measures(operators: Mapping[str, Any], **options: Any) -> dict[str,
     >>> [round(float(m.trace())) for m in measures.values()]
     [3, 8]
     """
+    if not isinstance(operators, Mapping):
+        raise RequestError(f"operators= expects a mapping from names to operators, got {type(operators).__name__}")
     named = {name: aslinearoperator(A) for name, A in operators.items()}
-    report = _Progress(options.pop("progress", None), len(named))
+    progress = _Progress(options.pop("progress", None), named, options)
     matvecs = getattr(operators, "matvecs", None)
-    if matvecs is not None and named:
-        rows = options.get("batch_size") or options.get("num_probes", 10)
-        own = [A.workspace(rows) if hasattr(A, "workspace") else 0 for A in named.values()]
-        forecasts = [memory_forecast(A, **_forecast_options(options)) for A in named.values()]
-        needed = sum(forecasts) - sum(own) + max(own)  # the products are made one after the other
-        require(next(iter(named.values())).like, needed, {})
-    found: dict[str, SpectralMeasure] = {}
-    failed: list[Exception] = []
-    if matvecs is None:
-        for name, A in named.items():
-            run = functools.partial(spectral_measure, A, progress=report(name), **options)
-            _note(name, run, found, failed)
+    if matvecs is None or not named:
+        results = _one_after_the_other(named, progress, options)
     else:
-        runs = {name: _Run(A, {**options, "progress": report(name)}) for name, A in named.items()}
-        _advance_together(runs, matvecs, found, failed)
-    if failed:
-        failed[0].partial = found  # type: ignore[attr-defined]
-        raise failed[0]
+        _require_memory_of_all(named, options)
+        runs = {
+            name: Run(A, functools.partial(_measure, options), progress.of(name), functools.partial(_Named, name, 6))
+            for name, A in named.items()
+        }
+        results = advance_together(runs, matvecs)
+    with contextlib.closing(results):
+        found = _collected(results)
     return {name: found[name] for name in operators}
 
 
-def _forecast_options(options: dict[str, Any]) -> dict[str, Any]:
-    known = ("num_probes", "num_steps", "reorthogonalize", "basis_dtype", "batch_size", "check")
-    return {name: value for name, value in options.items() if name in known}
+def _measure(options: dict[str, Any], A: LinearOperator, progress: Callable[[int, int], None] | None) -> Any:
+    return spectral_measure(A, progress=progress, **options)
 
 
-def _note(name: str, work: Callable[[], Any], found: dict[str, Any], failed: list[Exception]) -> None:
-    try:
-        found[name] = work()
-    except Exception as error:
-        error.add_note(f"in the run of operator {name!r}")
-        failed.append(error)
+def _one_after_the_other(
+    named: dict[str, LinearOperator], progress: "_Progress", options: dict[str, Any]
+) -> Generator[tuple[str, Result], None, None]:
+    for name, A in named.items():
+
+        def result(name: str = name, A: LinearOperator = A) -> SpectralMeasure:
+            with _Named(name, 5):
+                return _measure(options, A, progress.of(name))
+
+        yield name, result
 
 
-def _advance_together(
-    runs: "dict[str, _Run]", matvecs: Callable[[dict[str, Array]], Mapping[str, Array]], found: Any, failed: Any
-) -> None:
-    """Let each run go to its next product, make all products at once, and so on until all have ended."""
-    asked: dict[str, Array] = {}
-
-    def advance(name: str, product: Any) -> None:
-        kind, value = runs[name].advance(product)
-        if kind == "product":
-            asked[name] = value
-        else:
-            _note(name, value, found, failed)
-
-    try:
-        for name in runs:
-            advance(name, None)
-        while asked:
-            blocks = asked
-            asked = {}
-            try:
-                products: Mapping[str, Any] = matvecs(blocks)
-            except Exception as error:  # each run says what it had before
-                products = dict.fromkeys(blocks, error)
-            for name in blocks:
-                advance(name, products[name])
-    finally:
-        for run in runs.values():
-            run.end()
-
-
-class _Cancelled(BaseException):
-    """Ends the thread of a run that is not to go on."""
-
-
-class _Run:
-    """A run of `spectral_measure` that stops at each product until it is given.
-
-    In a thread of its own, which only moves while `advance` waits for it: never two at once.
-    """
-
-    def __init__(self, A: LinearOperator, options: dict[str, Any]) -> None:
-        self._given: SimpleQueue[Any] = SimpleQueue()
-        self._events: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, args=(_Waiting(A, self._wait), options), daemon=True)
-
-    def advance(self, product: Any) -> tuple[str, Any]:
-        """Go on with a product: ("product", the next block to multiply), or ("end", a function giving the result)."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            if self._thread.ident is None:
-                self._thread.start()
-            else:
-                self._given.put(product)
-            event = self._events.get()
-        for warning in caught:
-            warnings.warn(str(warning.message), warning.category, stacklevel=5)
-        return event
-
-    def end(self) -> None:
-        """Give up, if the run has not ended."""
-        if self._thread.is_alive():
-            self._given.put(_Cancelled())
-            self._thread.join()
-
-    def _work(self, A: "_Waiting", options: dict[str, Any]) -> None:
+def _collected(results: Generator[tuple[str, Result], None, None]) -> dict[str, SpectralMeasure]:
+    """The measures; or the first error, once all runs have ended."""
+    found: dict[str, SpectralMeasure] = {}
+    failed: dict[str, Exception] = {}
+    for name, result in results:
         try:
-            measure = spectral_measure(A, **options)
-        except _Cancelled:
-            return
+            found[name] = result()
         except Exception as error:
-            self._events.put(("end", _raising(error)))
-        else:
-            self._events.put(("end", lambda: measure))
-
-    def _wait(self, x: Array) -> Array:
-        self._events.put(("product", x))
-        product = self._given.get()
-        if isinstance(product, BaseException):
-            raise product
-        return product
-
-
-class _Waiting:
-    """An operator whose products come from elsewhere."""
-
-    def __init__(self, A: LinearOperator, matvec: Callable[[Array], Array]) -> None:
-        self.shape, self.like, self.matvec = A.shape, A.like, matvec
-        for name in ("vecdot", "index", "put"):
-            if hasattr(A, name):
-                setattr(self, name, getattr(A, name))
+            failed[name] = error
+            kept = getattr(error, "partial", None)
+            if isinstance(kept, SpectralMeasure):
+                found[name] = kept
+    if not failed:
+        return found
+    first = next(iter(failed.values()))
+    for name, other in failed.items():
+        also = "" if other is first else f", which failed too: {type(other).__name__}: {other}"
+        first.add_note(f"in the run of operator {name!r}{also}")
+    if isinstance(first, SlqError):
+        first.partial = found  # type: ignore[attr-defined]
+    raise first
 
 
-def _raising(error: Exception) -> Callable[[], SpectralMeasure]:
-    def result() -> SpectralMeasure:
-        raise error
+class _Named:
+    """A context whose warnings come at its end: those of slq with the name of the operator, at the caller's place."""
 
-    return result
+    def __init__(self, name: str, stacklevel: int) -> None:
+        self._name, self._stacklevel = name, stacklevel
+        self._catching = warnings.catch_warnings(record=True)
+
+    def __enter__(self) -> None:
+        self._caught = self._catching.__enter__()
+        warnings.simplefilter("always")
+
+    def __exit__(self, *error: Any) -> None:
+        self._catching.__exit__(*error)
+        for one in self._caught or ():
+            if issubclass(one.category, SlqWarning):
+                text = f"{one.message} (operator {self._name!r})"
+                warnings.warn(text, one.category, stacklevel=self._stacklevel)
+            else:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno, source=one.source)
+
+
+def _source(options: dict[str, Any]) -> Source:
+    """The probes that the options ask for; without a look at rng, which may be a generator that a look would change."""
+    return source_of(options.get("probes", sphere), options.get("num_probes", 10), 0, options.get("first_probe", 0))
+
+
+def _require_memory_of_all(named: dict[str, LinearOperator], options: dict[str, Any]) -> None:
+    source, batch_size = _source(options), options.get("batch_size")
+    operators = [complexified(A) if source.is_complex and not is_complex(A.like) else A for A in named.values()]
+    require_memory(
+        *operators,
+        num_probes=source.num_probes,
+        num_steps=count("num_steps", options.get("num_steps", 80)),
+        reorthogonalize=options.get("reorthogonalize", True),
+        basis_dtype=options.get("basis_dtype"),
+        batch_size=None if batch_size is None else count("batch_size", batch_size),
+        check=options.get("check", True),
+    )
 
 
 class _Progress:
     """The products of all runs as one number."""
 
-    def __init__(self, progress: Callable[[int, int], None] | None, runs: int) -> None:
-        self._progress, self._runs = progress, runs
-        self._done: dict[str, tuple[int, int]] = {}
+    def __init__(
+        self, progress: Callable[[int, int], None] | None, named: dict[str, LinearOperator], options: dict[str, Any]
+    ) -> None:
+        steps, reorthogonalize = options.get("num_steps", 80), options.get("reorthogonalize", True)
+        self._progress = progress
+        self._done = dict.fromkeys(named, 0)
+        self._all = sum(clipped(steps, A.shape[0], reorthogonalize) for A in named.values())
+        self._all *= _source(options).num_probes
 
-    def __call__(self, name: str) -> Callable[[int, int], None] | None:
+    def of(self, name: str) -> Callable[[int, int], None] | None:
+        """What the run of one operator is to call."""
         if self._progress is None:
             return None
 
-        def report(done: int, of: int) -> None:
-            self._done[name] = done, of
-            mean = sum(total for _, total in self._done.values()) / len(self._done)
-            self._progress(sum(d for d, _ in self._done.values()), round(mean * self._runs))  # type: ignore[misc]
+        def report(done: int, of: int) -> None:  # noqa: ARG001
+            self._done[name] = done
+            self._progress(sum(self._done.values()), self._all)  # type: ignore[misc]
 
         return report

@@ -28,6 +28,7 @@ __all__ = [
     "NotRepeatableError",
     "NotSymmetricError",
     "OperatorError",
+    "OutOfMemoryError",
     "OutOfMemoryWarning",
     "PlacementError",
     "PrecisionWarning",
@@ -126,6 +127,10 @@ class ProductError(OperatorError, RuntimeError):
 
     step: int = 0
     partial: Any = None
+
+
+class OutOfMemoryError(ProductError, MemoryError):
+    """Memory ran out with one probe alone, or in the check with one vector at a time."""
 
 
 class MemoryForecastError(SlqError, MemoryError):

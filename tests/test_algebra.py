@@ -5,8 +5,8 @@ import pytest
 import scipy.sparse
 
 import slq
-from slq import add, aslinearoperator, deflate, generalized, gram, restrict, scale, shift
-from slq._arrays import to_host
+from slq import add, aslinearoperator, deflate, generalized, gram, precondition, restrict, scale, shift
+from slq._arrays import real, to_host
 from slq._products import Products
 from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError
 from tests.problems import K, N, indefinite, problem, uniform
@@ -34,6 +34,11 @@ def complement(vectors):
 # name -> (operator of a matrix, its dense matrix)
 MADE = {
     "shift": (lambda A: shift(A, -0.5), lambda A: A - 0.5 * np.eye(N)),
+    "shift by a diagonal": (lambda A: shift(A, real(A)[0, :]), lambda A: A + np.diag(A[0].real)),
+    "precondition": (
+        lambda A: precondition(A, real(A)[0, :] ** 2 + 1),
+        lambda A: A / np.sqrt(np.outer(A[0].real ** 2 + 1, A[0].real ** 2 + 1)),
+    ),
     "scale": (lambda A: scale(A, np.float32(2)), lambda A: 2 * A),
     "add": (lambda A: add(A, shift(A, 1.0), A), lambda A: 3 * A + np.eye(N)),
     "add one": (lambda A: add(A), lambda A: A),
@@ -259,7 +264,7 @@ REFUSED = {
     "complex shift": (lambda: shift(A, 1j), RequestError, r"sigma= expects a finite real number, got 1j"),
     "complex shift of a Hermitian": (lambda: shift(H, 1 + 2j), RequestError, "would not be Hermitian"),
     "complex array": (lambda: shift(H, np.asarray(2j)), RequestError, "sigma= expects a finite real number"),
-    "vector": (lambda: shift(A, np.ones(3)), RequestError, "sigma= expects a finite real number"),
+    "vector": (lambda: scale(A, np.ones(N)), RequestError, "factor= expects a finite real number"),
     "nan": (lambda: shift(A, np.nan), RequestError, "sigma= expects a finite real number, got nan"),
     "infinite": (lambda: scale(A, np.inf), RequestError, "factor= expects a finite real number, got inf"),
     "bool": (lambda: scale(A, True), RequestError, "factor= expects a finite real number, got True"),

@@ -20,6 +20,7 @@ BUILTINS = {
     "NotRepeatableError": ValueError,
     "NotSymmetricError": ValueError,
     "OperatorError": ValueError,
+    "OutOfMemoryError": MemoryError,
     "PlacementError": TypeError,
     "ProductError": RuntimeError,
     "RequestError": ValueError,

@@ -1,17 +1,23 @@
 """Memory that runs out in the middle: fewer probes at a time, the same numbers."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 import slq
 from slq._memory import is_out_of_memory
-from slq.errors import MemoryForecastError, OutOfMemoryWarning, ProductError
+from slq.errors import MemoryForecastError, OutOfMemoryError, OutOfMemoryWarning, ProductError
 
 A = np.diag(np.arange(1.0, 31.0))
 
 
-class OutOfMemoryError(RuntimeError):
-    """As torch and CuPy call theirs."""
+class DeviceError(RuntimeError):
+    """Called as torch and CuPy call theirs."""
+
+
+DeviceError.__name__ = "OutOfMemoryError"
 
 
 class XlaRuntimeError(RuntimeError):
@@ -29,14 +35,15 @@ class Limited:
     def matvec(self, x):
         self.calls -= 1
         if len(x) > self.rows and self.calls < 0:
-            raise self.error
+            raise type(self.error)(*self.error.args)  # a new one, which holds no frames of earlier calls
         return x @ A
 
 
 ERRORS = [
     MemoryError("no"),
-    OutOfMemoryError("CUDA out of memory"),
+    DeviceError("CUDA out of memory"),
     XlaRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000 bytes"),
 ]
 
 
@@ -71,14 +78,94 @@ def test_what_is_done_is_not_done_again():
     np.testing.assert_allclose(found.nodes, exact.nodes, rtol=1e-12)
 
 
-def test_one_probe_is_too_many():
-    with pytest.raises(ProductError) as caught, pytest.warns(OutOfMemoryWarning):
-        slq.spectral_measure(Limited(0, ERRORS[1]), num_probes=2, num_steps=6, check=False)
-    assert "pass reorthogonalize=False or an integer" in caught.value.__notes__[0]
-    with pytest.raises(ProductError):
-        slq.spectral_measure(Limited(0, ERRORS[1]), num_probes=2, num_steps=6)  # found by the check
-    with pytest.raises(MemoryError, match="no"):
-        slq.spectral_measure(Limited(0, ERRORS[0]), num_probes=2, num_steps=6)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_one_probe_is_too_many(error):
+    options = {"num_probes": 2, "num_steps": 6}
+    words = rf"\({type(error).__name__}: .*\)"
+    with (
+        pytest.raises(OutOfMemoryError, match=rf"with one probe alone {words}; pass reortho.*'host'.*microbatch=") as e,
+        pytest.warns(OutOfMemoryWarning),
+    ):
+        slq.spectral_measure(Limited(0, error), check=False, **options)
+    assert isinstance(e.value, ProductError)
+    assert isinstance(e.value, MemoryError)
+    assert type(error) in (type(e.value.__cause__), type(e.value.__cause__.__cause__))
+    assert e.value.partial is None
+    with pytest.raises(OutOfMemoryError, match=rf"in the check, with one vector at a time {words}; pass check=False"):
+        slq.spectral_measure(Limited(0, error), **options)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_what_ended_before_is_kept(error):
+    class Later(Limited):
+        def matvec(self, x):
+            if self.calls == 0:
+                self.rows = 0
+            return super().matvec(x)
+
+    options = {"num_probes": 4, "num_steps": 6, "batch_size": 2, "check": False}
+    words = r"what was computed before is kept in `\.partial`"
+    with pytest.raises(OutOfMemoryError, match=words) as caught, pytest.warns(OutOfMemoryWarning):
+        slq.spectral_measure(Later(9, error, calls=9), **options)
+    assert caught.value.step == 0  # of the run of one probe
+    assert caught.value.partial.probe_ids == (0, 1)
+    np.testing.assert_array_equal(caught.value.partial.alpha, slq.spectral_measure(A, **options).alpha[:2])
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("check", [True, False])
+def test_memory_is_free_before_probes_run_again(error, check):
+    """No block of what failed is held by the error, its frames or its context when the next is multiplied."""
+    alive: list[tuple[int, weakref.ref]] = []
+
+    class Watched(Limited):
+        def matvec(self, x):
+            assert not [rows for rows, ref in alive if rows > self.rows and ref() is not None and len(x) < rows]
+            alive.append((len(x), weakref.ref(x if x.base is None else x.base)))
+            return super().matvec(x)
+
+    gc.disable()  # what is free is so by count of references, or as the run collects it
+    try:
+        with pytest.warns(OutOfMemoryWarning):
+            slq.spectral_measure(Watched(2, error, calls=1), num_probes=9, num_steps=6, check=check)
+    finally:
+        gc.enable()
+    assert {rows for rows, _ in alive} >= {9, 4, 2}
+
+
+def test_bidiagonalisation_goes_on_too():
+    class Rectangular(Limited):
+        def rmatvec(self, x):
+            return self.matvec(x)
+
+    with pytest.warns(OutOfMemoryWarning, match="4 probes together ran out of memory: going on with batch_size=2"):
+        found = slq.singular_measure(Rectangular(2, ERRORS[1]), num_probes=4, num_steps=6)
+    exact = slq.singular_measure(Rectangular(9, ERRORS[1]), num_probes=4, num_steps=6, batch_size=2)
+    np.testing.assert_array_equal(found.alpha, exact.alpha)
+    with pytest.raises(OutOfMemoryError, match="or an integer, or let the operator"):
+        slq.singular_measure(Rectangular(0, ERRORS[1]), num_probes=1, num_steps=6)
+
+
+def test_check_operator_writes_down_what_ran_out():
+    entries = slq.check_operator(Limited(0, ERRORS[0]), on_fail=None)
+    assert entries[0]["status"] == "failed"
+    assert entries[0]["mend"].startswith("pass check=False")
+    assert slq.check_operator(Limited(1, ERRORS[0])) == slq.check_operator(A, batch_size=1)
+
+
+def test_libraries_say_so_in_these_words():
+    """More than any address space holds, asked of each library itself."""
+    torch = pytest.importorskip("torch")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**16)
+    assert is_out_of_memory(caught.value)
+    with pytest.raises(MemoryError) as caught:
+        np.empty(10**17)
+    assert is_out_of_memory(caught.value)
+    jnp = pytest.importorskip("jax.numpy")
+    with pytest.raises(RuntimeError) as caught:
+        jnp.zeros(10**14, dtype="float32").block_until_ready()
+    assert is_out_of_memory(caught.value)
 
 
 def test_other_errors_pass():
@@ -93,6 +180,7 @@ def test_what_says_that_memory_is_out():
     assert is_out_of_memory(chained)
     assert is_out_of_memory(MemoryForecastError("x"))
     assert not is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(ValueError("RESOURCE_EXHAUSTED"))
     assert not is_out_of_memory(None)
 
 

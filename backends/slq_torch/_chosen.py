@@ -25,7 +25,7 @@ Way = Callable[..., Mode]  # (data, compiled=False)
 # How torch says that it cannot differentiate something a second time, or forward.
 _NO_DERIVATIVE = re.compile(
     r"not implemented|forward AD|double backward|setup_context|saved tensor hooks|ZeroTensors|in-place|inplace"
-    r"|once_differentiable|vmap|functorch|torch\.func"
+    r"|once_differentiable|vmap|functorch|torch\.func|view size is not compatible"
 )
 
 
@@ -51,9 +51,10 @@ class ChosenOperator(ModelOperator):
         super().__init__(model, loss_fn, data, params, settings)
         self.tried: dict[str, str] = {}
         self._bytes = 0
-        self._known_bytes: dict[tuple[str, int], int] = {}
         with self._data.differentiating():
-            direction = direction_for(require_repeatable(self._data))
+            with Meter() as meter:
+                direction = direction_for(require_repeatable(self._data))
+            self._bytes_of_gradient = meter.peak
             self._ways = self._make_ways(direction)
             self._mode: Mode = self._first_mode(direction)
         self._undecided = settings.ad == "auto" and self.ad == "double_backward"
@@ -73,12 +74,13 @@ class ChosenOperator(ModelOperator):
         return self._mode.name
 
     def workspace(self, rows: int) -> int:
-        """Bytes that a product with `rows` vectors takes, as measured on the first batch (not compiled)."""
-        name = self.ad.partition(",")[0]
-        if name == "double_backward":
+        """Bytes that a product with `rows` vectors takes: by double backward as measured on the first batch.
+
+        Other ways hold as much for each vector; that is estimated from above, by twice what a gradient takes.
+        """
+        if self.ad.partition(",")[0] == "double_backward":
             return self._bytes
-        one, two = (self._measured(name, k) for k in (1, 2))
-        return one + (rows - 1) * max(two - one, 0)
+        return 2 * (1 + rows) * self._bytes_of_gradient if self.ad != "difference" else 2 * self._bytes_of_gradient
 
     def _make_ways(self, direction: torch.Tensor) -> Mapping[str, Way]:
         """The ways by their names; the first is the safest, and the order that in which "auto" falls back."""
@@ -143,22 +145,17 @@ class ChosenOperator(ModelOperator):
 
     def _measure_first(self, name: str, direction: torch.Tensor) -> Mode:
         mode = self._ways[name](self._data)
+        product = self._zeros(1, self._parameters.n)
+        if name != "double_backward":
+            mode.add_products(self._data.first, direction[None], product)
+            return mode
         with Meter() as meter:
-            mode.add_products(self._data.first, direction[None], self._zeros(1, self._parameters.n))
+            mode.add_products(self._data.first, direction[None], product)
         self._bytes = meter.peak
         free = available_memory(self.like)
-        if name == "double_backward" and free is not None and meter.peak > free / 2:
+        if free is not None and meter.peak > free / 2:
             mode.drop()  # type: ignore[attr-defined]
         return mode
-
-    def _measured(self, name: str, rows: int) -> int:
-        if (name, rows) not in self._known_bytes:
-            vectors = torch.ones(rows, self.shape[1], dtype=self.like.dtype, device=self.like.device)
-            mode = self._ways[name](self._data)
-            with self._data.differentiating(), Meter() as meter:  # under which nothing compiles
-                mode.add_products(self._data.first, vectors, torch.zeros_like(vectors))
-            self._known_bytes[name, rows] = meter.peak
-        return self._known_bytes[name, rows]
 
 
 def _first_line(error: BaseException) -> str:

@@ -121,7 +121,9 @@ class Linearize(_Forward):
         loss, push = self._kept or self._trace(piece)
         if self._keep:
             self._kept = loss, push
-        self._data.parameters.add_rows_to(total, push(tuple(self._data.parameters.split(vectors))))
+        with self._data.evaluating(piece):  # a trace draws its random numbers anew
+            products = push(tuple(self._data.parameters.split(vectors)))
+        self._data.parameters.add_rows_to(total, products)
         return loss
 
     def _trace(self, piece: Piece) -> tuple[torch.Tensor, Callable]:
@@ -130,7 +132,7 @@ class Linearize(_Forward):
             warnings.simplefilter("ignore")  # of torch's tracing, which concern its developers
             _, linear = torch.func.linearize(lambda *values: gradient(values, piece), *self._values)
             linear(*self._values)  # folds the constants of the trace, which Dynamo could not follow
-        push = torch.vmap(lambda tangents: linear(*tangents))
+        push = torch.vmap(lambda tangents: linear(*tangents), randomness="same")
         with torch.no_grad():
             loss = self._data.summed_loss(piece)[0]
         return loss, torch.compile(push) if self._compiled else push

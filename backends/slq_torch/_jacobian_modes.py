@@ -133,12 +133,14 @@ class _Pushing(_Base):
         if self._keep:
             self._kept = maps
         parameters = self._data.parameters
-        tangents = maps.push(tuple(parameters.split(vectors)))
-        cotangents = [maps.matrix([t[row] for t in tangents]) for row in range(len(vectors))]
-        stacked = tuple(
-            torch.stack(c).to(t.dtype) for c, t in zip(zip(*cotangents, strict=True), tangents, strict=True)
-        )
-        parameters.add_rows_to(total, maps.pull(stacked))
+        with self._data.evaluating(piece):  # a trace draws its random numbers anew
+            tangents = maps.push(tuple(parameters.split(vectors)))
+        cotangents = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in tangents)
+        for row in range(len(vectors)):  # for all at once, M would hold several times what they take
+            for cotangent, part in zip(cotangents, maps.matrix([t[row] for t in tangents]), strict=True):
+                cotangent[row] = part
+        del tangents
+        parameters.add_rows_to(total, maps.pull(cotangents))
         return None
 
     def _maps(self, piece: Piece) -> _Pushed:

@@ -1,64 +1,17 @@
 """Losses whose second derivative with respect to the outputs is known in closed form."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from slq.errors import RequestError, ShapeError
+from slq_torch._output_loss import LossOfTargets, Targets, require_tensor, wide
 
-__all__ = ["BinaryCrossEntropy", "CrossEntropy", "OutputLoss", "SquaredError", "closed_form"]
-
-Targets = Callable[[Any], torch.Tensor] | None
-
-
-class OutputLoss(Protocol):
-    """A loss of outputs and a batch: the negative logarithm of a likelihood, up to a constant.
-
-    A row is what one label explains: a sample, or a token. Rows do not interact.
-    """
-
-    def __call__(self, outputs: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss summed over the rows, and the sum of their weights."""
-        ...
-
-    def hessian_product(self, outputs: torch.Tensor, batch: Any, tangent: torch.Tensor) -> torch.Tensor:
-        """The second derivative of the summed loss with respect to `outputs`, times `tangent`, of their shape."""
-        ...
-
-    def sampled_gradients(self, outputs: torch.Tensor, batch: Any, generator: torch.Generator) -> torch.Tensor:
-        """The gradient for drawn labels, whose mean outer product, within a row, is the second derivative."""
-        ...
-
-    def rows(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs, or what has their shape, as (rows, entries of a row)."""
-        ...
-
-    def from_rows(self, rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """The inverse of `rows`, for outputs of the shape of `like`."""
-        ...
+__all__ = ["BinaryCrossEntropy", "CrossEntropy", "SquaredError"]
 
 
-class _Targets:
-    def __init__(self, targets: Targets) -> None:
-        self._targets = targets
-
-    def targets(self, batch: Any) -> torch.Tensor:
-        """The targets of a batch: what `targets=` finds, or ``batch["labels"]``, or ``batch[1]``."""
-        if self._targets is not None:
-            return self._targets(batch)
-        try:
-            return batch["labels"] if isinstance(batch, Mapping) else batch[1]
-        except (KeyError, IndexError, TypeError):
-            raise RequestError(
-                f"{type(self).__name__} finds no targets in a {type(batch).__name__}: they are batch[1] or "
-                'batch["labels"] unless targets= is a function batch -> targets'
-            ) from None
-
-
-class CrossEntropy(_Targets):
+class CrossEntropy(LossOfTargets):
     """Cross-entropy of logits and class indices, as `torch.nn.functional.cross_entropy`; a row is one label.
 
     Parameters
@@ -110,7 +63,7 @@ class CrossEntropy(_Targets):
             label_smoothing=self.label_smoothing,
             reduction="sum",
         )
-        counts = (targets != self.ignore_index).to(logits.dtype)
+        counts = (targets != self.ignore_index).float()  # half precision cannot count to 1000
         if self.class_weights is not None:
             counts = counts * self._class_weight_of(logits, targets)
         return summed, counts.sum()
@@ -118,16 +71,20 @@ class CrossEntropy(_Targets):
     def hessian_product(self, outputs: torch.Tensor, batch: Any, tangent: torch.Tensor) -> torch.Tensor:
         """A (diag p − p pᵀ) times the tangent of each label, where A is the weight of the label."""
         logits, targets = self._flat(outputs, batch)
-        p, t = logits.softmax(-1), self._to_rows(tangent)
+        p, t = wide(logits).softmax(-1), wide(self._to_rows(tangent))
+        # Constants are in the null space. Without that of the likeliest class, no number close to one is taken from
+        # another, and the product is right to rounding where the model is sure.
+        t = t - t.gather(-1, p.argmax(-1, keepdim=True))
         product = self._row_weights(logits, targets)[:, None] * p * (t - (p * t).sum(-1, keepdim=True))
         return self.from_rows(product, outputs)
 
     def sampled_gradients(self, outputs: torch.Tensor, batch: Any, generator: torch.Generator) -> torch.Tensor:
         """√A (p − e_y), with y drawn from p."""
         logits, targets = self._flat(outputs, batch)
-        p = logits.softmax(-1)
+        p = wide(logits).softmax(-1)
         labels = torch.multinomial(p, 1, generator=generator)
-        gradient = p.scatter_add(1, labels, torch.full_like(p[:, :1], -1.0))
+        others = p.scatter(1, labels, 0.0)
+        gradient = others.scatter(1, labels, -others.sum(-1, keepdim=True))  # p - 1, without the cancellation
         return self.from_rows(self._row_weights(logits, targets).sqrt()[:, None] * gradient, outputs)
 
     def rows(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -150,16 +107,18 @@ class CrossEntropy(_Targets):
 
     def _flat(self, outputs: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         targets, logits = self.targets(batch), self._to_rows(outputs)
-        if targets.is_floating_point() or targets.numel() != len(logits):
+        expected = outputs.movedim(self.class_dim, -1).shape[:-1]
+        if targets.is_floating_point() or targets.shape != expected:
             raise ShapeError(
-                f"cross-entropy expects one class index for each of {len(logits)} labels (logits of shape "
-                f"{tuple(outputs.shape)}, classes along dimension {self.class_dim}), got targets of shape "
-                f"{tuple(targets.shape)} and dtype {targets.dtype}; class_dim=-1 takes logits (..., classes)"
+                f"cross-entropy expects class indices of shape {tuple(expected)} for logits of shape "
+                f"{tuple(outputs.shape)} with the classes along dimension {self.class_dim}, got targets of shape "
+                f"{tuple(targets.shape)} and dtype {targets.dtype}; class_dim=-1 takes logits (..., classes), and "
+                "probabilities as targets need a loss of your own, a function (outputs, batch)"
             )
         return logits, targets.reshape(-1)
 
     def _to_rows(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim < 2:
+        if require_tensor(self, x).ndim < 2:
             raise ShapeError(f"cross-entropy expects logits (N, classes, ...), got shape {tuple(x.shape)}")
         return x.movedim(self.class_dim, -1).reshape(-1, x.shape[self.class_dim])
 
@@ -168,12 +127,12 @@ class CrossEntropy(_Targets):
         return rows.reshape(like.movedim(self.class_dim, -1).shape).movedim(-1, self.class_dim)
 
 
-class _Elementwise(_Targets):
+class _Elementwise(LossOfTargets):
     """Losses that are sums over the entries of the outputs; a row is a sample."""
 
     def _targets_like(self, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
         targets = self.targets(batch)
-        if targets.shape != outputs.shape:
+        if targets.shape != require_tensor(self, outputs).shape:
             raise ShapeError(
                 f"{type(self).__name__} expects targets of the shape of the outputs {tuple(outputs.shape)}, got "
                 f"{tuple(targets.shape)}; reshape one of them (broadcasting would pair all with all)"
@@ -253,20 +212,22 @@ class BinaryCrossEntropy(_Elementwise):
 
     def __call__(self, outputs: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss and the number of entries."""
-        summed = F.binary_cross_entropy_with_logits(
-            outputs, self._targets_like(outputs, batch), pos_weight=self._weight(outputs), reduction="sum"
-        )
+        y, weight = self._targets_like(outputs, batch), self._weight(outputs)
+        # Not F.binary_cross_entropy_with_logits, whose second derivative torch.func.linearize gets wrong (torch 2.13).
+        positive = y * F.logsigmoid(outputs)
+        summed = -((positive if weight is None else weight * positive) + (1 - y) * F.logsigmoid(-outputs)).sum()
         return summed, torch.tensor(float(outputs.numel()), device=outputs.device)
 
     def hessian_product(self, outputs: torch.Tensor, batch: Any, tangent: torch.Tensor) -> torch.Tensor:
         """A σ (1 − σ) times the tangent, where A is the weight of each entry."""
-        p = outputs.sigmoid()
-        return self._entry_weights(outputs, batch) * p * (1 - p) * tangent
+        z = wide(outputs)
+        return self._entry_weights(z, batch) * z.sigmoid() * (-z).sigmoid() * tangent
 
     def sampled_gradients(self, outputs: torch.Tensor, batch: Any, generator: torch.Generator) -> torch.Tensor:
         """√A (σ − y), with y drawn from σ."""
-        p = outputs.sigmoid()
-        return self._entry_weights(outputs, batch).sqrt() * (p - torch.bernoulli(p, generator=generator))
+        z = wide(outputs)
+        is_one = torch.bernoulli(z.sigmoid(), generator=generator).bool()
+        return self._entry_weights(z, batch).sqrt() * torch.where(is_one, -(-z).sigmoid(), z.sigmoid())
 
     def _entry_weights(self, outputs: torch.Tensor, batch: Any) -> torch.Tensor:
         targets, weight = self._targets_like(outputs, batch), self._weight(outputs)
@@ -274,31 +235,3 @@ class BinaryCrossEntropy(_Elementwise):
 
     def _weight(self, outputs: torch.Tensor) -> torch.Tensor | None:
         return None if self.pos_weight is None else self.pos_weight.to(outputs)
-
-
-def closed_form(loss: Any) -> Any:
-    """Torch's loss modules as losses in closed form; any other callable as it is.
-
-    Raises
-    ------
-    RequestError
-        If a module has an option that the closed form has not, or is no mean.
-    """
-    if not isinstance(loss, nn.CrossEntropyLoss | nn.MSELoss | nn.BCEWithLogitsLoss):
-        return loss
-    if loss.reduction != "mean":
-        raise RequestError(
-            f'{type(loss).__name__}(reduction="{loss.reduction}") is no mean, which the operator is of; take "mean", '
-            "the default, and scale the operator"
-        )
-    if isinstance(loss, nn.CrossEntropyLoss):
-        return CrossEntropy(
-            ignore_index=loss.ignore_index, label_smoothing=loss.label_smoothing, class_weights=loss.weight
-        )
-    if isinstance(loss, nn.BCEWithLogitsLoss):
-        if loss.weight is not None:
-            raise RequestError(
-                "BCEWithLogitsLoss(weight=) weighs entries; write a function (outputs, batch) -> (sum, weight) instead"
-            )
-        return BinaryCrossEntropy(pos_weight=loss.pos_weight)
-    return SquaredError()

@@ -13,7 +13,8 @@ __all__ = ["Meter"]
 class Meter(TorchDispatchMode):
     """Counts, inside its context, the bytes of the tensors that are made, until they are freed.
 
-    The same on every device, and of this computation alone; what kernels take for themselves is not seen.
+    The same on every device, and of this computation alone; what kernels take for themselves is not seen. For plain
+    autograd: under the transforms of torch.func, torch 2.13 can crash with it (forward derivative of F.mse_loss).
 
     Attributes
     ----------
@@ -46,4 +47,5 @@ class Meter(TorchDispatchMode):
 
 
 def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    return [x.untyped_storage() for x in tree_leaves(tree) if type(x) in (torch.Tensor, torch.nn.Parameter)]
+    tensors = [x for x in tree_leaves(tree) if type(x) in (torch.Tensor, torch.nn.Parameter)]
+    return [x.untyped_storage() for x in tensors if x.layout is torch.strided]

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
-from slq.errors import OperatorError, RequestError
+from slq.errors import DataError, OperatorError
 from slq_torch._data_pass import DataPass, Piece
-from slq_torch._losses import OutputLoss
-from slq_torch._trees import with_leaves
+from slq_torch._output_loss import OutputLoss, require_tensor
+from slq_torch._trees import ordered_fingerprint, with_leaves
 
 __all__ = ["Curvature", "empirical", "of_loss", "sampled"]
 
@@ -56,14 +57,28 @@ def sampled(loss: OutputLoss, samples: int, seed: int) -> Curvature:
 
     The labels are drawn from the seed and the number of the piece, the same for each product.
     """
+    marks: WeakKeyDictionary[DataPass, dict[int, torch.Tensor]] = WeakKeyDictionary()
 
-    def curvature(_: DataPass, piece: Piece, outputs: Any, leaves: Tensors) -> Matrix:
+    def curvature(data: DataPass, piece: Piece, outputs: Any, leaves: Tensors) -> Matrix:
         z = _only(loss, outputs, leaves)
+        _require_same_order(piece, marks.setdefault(data, {}))
         generator = torch.Generator(z.device).manual_seed(seed * 1_000_003 + piece.number)
         drawn = torch.stack([loss.rows(loss.sampled_gradients(z, piece.batch, generator)) for _ in range(samples)])
-        return lambda tangents: [_outer(loss, drawn / samples**0.5, tangents[0])]
+        drawn /= samples**0.5
+        return lambda tangents: [_outer(loss, drawn, tangents[0].to(drawn.dtype))]
 
     return curvature
+
+
+def _require_same_order(piece: Piece, marks: dict[int, torch.Tensor]) -> None:
+    """Raise if a piece is not what `marks` holds of it; otherwise a sample gets other labels in each product."""
+    mark = ordered_fingerprint(piece.batch)
+    known = marks.setdefault(piece.number, mark)
+    if mark.shape != known.shape or not torch.allclose(mark, known, rtol=1e-9, atol=0, equal_nan=True):
+        raise DataError(
+            f"labels are drawn for each sample of a batch, but batch {piece.number} holds other samples than in the "
+            "pass before, or in another order; pass a loader with shuffle=False"
+        )
 
 
 def empirical(loss: Any) -> Curvature:
@@ -105,9 +120,5 @@ def _outer(loss: OutputLoss, gradients: torch.Tensor, tangent: torch.Tensor) -> 
 
 
 def _only(loss: Any, outputs: Any, leaves: Tensors) -> torch.Tensor:
-    if not isinstance(outputs, torch.Tensor):
-        raise RequestError(
-            f"{type(loss).__name__} is a loss of one tensor, but forward returns a {type(outputs).__name__}; return "
-            "the tensor alone, or write the loss as a function (outputs, batch)"
-        )
+    require_tensor(loss, outputs)
     return leaves[0]

@@ -9,7 +9,18 @@ import torch
 
 from slq.errors import DataError, SlqError
 
-__all__ = ["cast", "cut", "fingerprint", "join", "leaves", "naming", "rows_of", "size_of", "with_leaves"]
+__all__ = [
+    "cast",
+    "cut",
+    "fingerprint",
+    "join",
+    "leaves",
+    "naming",
+    "ordered_fingerprint",
+    "rows_of",
+    "size_of",
+    "with_leaves",
+]
 
 
 def leaves(batch: Any) -> Iterator[torch.Tensor]:
@@ -64,6 +75,16 @@ def join(batches: Sequence[Any]) -> Any:
         ) from error
     merged = iter([column[0] if isinstance(column, tuple) else column for column in joined])
     return _map(lambda _: next(merged), batches[0])
+
+
+def ordered_fingerprint(batch: Any) -> torch.Tensor:
+    """Numbers that differ, almost surely, between two batches, and between two orders of one."""
+    marks = []
+    for x in leaves(batch):
+        values = x.detach()
+        values = (torch.view_as_real(values) if values.is_complex() else values).double().reshape(-1)
+        marks.append((values * torch.arange(1, len(values) + 1, device=x.device).double().sqrt()).sum().cpu())
+    return torch.stack(marks) if marks else torch.empty(0)
 
 
 def rows_of(batch: Any) -> tuple[list[torch.Tensor], Callable[[Sequence[torch.Tensor]], Any]]:

@@ -90,7 +90,7 @@ def require_derivative(data: DataPass, make: Callable[[DataPass], Mode]) -> None
 def _compare(data: DataPass, make: Callable[[DataPass], Mode]) -> _Comparison:
     """How far a product is from the differences, at the step that agrees best, beyond their rounding."""
     mode = make(data)
-    gradient = gradient_of(data, data.first)[0]
+    gradient, loss = gradient_of(data, data.first)
     dtype = data.parameters.like.dtype
     # In single precision the curvature along most directions drowns in the rounding of the differences.
     direction = random_unit(gradient) if dtype == torch.float64 else direction_for(gradient)
@@ -100,7 +100,7 @@ def _compare(data: DataPass, make: Callable[[DataPass], Mode]) -> _Comparison:
     for step in _STEPS[dtype]:
         ahead, behind = (gradient_at(data, data.first, direction * h) for h in (step, -step))
         slope = (ahead - behind) / (2 * step)
-        noise = 100 * data.rounding * float(torch.linalg.vector_norm(gradient)) / step
+        noise = 100 * data.rounding * float(torch.linalg.vector_norm(gradient) + abs(loss)) / step
         wrong = slope - product
         size = max(float(torch.linalg.vector_norm(x)) for x in (slope, product))
         off = max(float(torch.linalg.vector_norm(wrong)) - noise, 0.0) / size if size else 0.0

@@ -176,7 +176,7 @@ def test_population_of_batches_that_cannot_be_joined():
 # Random losses.
 
 
-@pytest.mark.parametrize("ad", ["double_backward", "jvp", "difference"])
+@pytest.mark.parametrize("ad", ["double_backward", "jvp", "linearize", "difference"])
 def test_seed_keeps_the_masks(ad, model, batch, dense, distance):
     random_model = nn.Sequential(model[0], nn.Dropout(0.4), *model[1:])
     data = [batch, (batch[0][:4], batch[1][:4])]
@@ -356,9 +356,9 @@ def test_parameters_that_cannot_be_differentiated(batch):
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_wrappers_of_the_first_derivative(wrap, model, batch, dense, distance):
-    exact = dense(hessian_operator(model, cross_entropy, batch))
-    assert distance(dense(hessian_operator(wrap(model), cross_entropy, batch)), exact) < CLOSE
+def test_wrappers_of_the_first_derivative(wrap, model, batch, dense):
+    wrapped, plain = (hessian_operator(m, cross_entropy, batch, ad="double_backward") for m in (wrap(model), model))
+    assert torch.equal(dense(wrapped), dense(plain))  # "auto" asks the clock, and may choose two ways
 
 
 def test_batches_keep_their_type(model, batch, dense, distance):
