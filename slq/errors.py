@@ -199,7 +199,7 @@ class NoiseWarning(SlqWarning):
 
 
 class PrecisionWarning(SlqWarning):
-    """A result rests on eigenvalues that the precision of the products cannot tell from each other or from zero."""
+    """A result is less precise than its dtype: by its products, or as it rests on eigenvalues these cannot tell apart."""
 
 
 class GhostWarning(SlqWarning):
