@@ -199,7 +199,7 @@ class NoiseWarning(SlqWarning):
 
 
 class PrecisionWarning(SlqWarning):
-    """A result is less precise than its dtype: by its products, or as it rests on eigenvalues these cannot tell apart."""
+    """A result is less precise than its dtype: by its products, or by eigenvalues that these cannot tell apart."""
 
 
 class GhostWarning(SlqWarning):
