@@ -1,5 +1,7 @@
 """Floor 1: the operator protocol, and what slq does with one: multiply, judge what came back, place vectors."""
 
+import math
+import numbers
 import warnings
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -23,7 +25,16 @@ from slq._arrays import (
     precision,
     to_host,
 )
-from slq.errors import DtypeError, DtypeWarning, PlacementError, ProductError, RequestError, ShapeError, SlqError
+from slq.errors import (
+    DtypeError,
+    DtypeWarning,
+    OperatorError,
+    PlacementError,
+    ProductError,
+    RequestError,
+    ShapeError,
+    SlqError,
+)
 
 __all__ = [
     "LinearOperator",
@@ -244,4 +255,9 @@ def local_size(A: LinearOperator) -> int:
 def workspace(A: LinearOperator, rows: int) -> int:
     """Bytes that a product with `rows` vectors takes for itself, as far as the operator tells."""
     own = getattr(A, "workspace", None)
-    return 0 if own is None else int(own(rows))
+    if not callable(own):  # none, or a buffer of that name
+        return 0
+    size = own(rows)
+    if not isinstance(size, numbers.Real) or not 0 <= size < math.inf:
+        raise OperatorError(f"workspace({rows}) of the operator returned {size!r}; expected a number of bytes, >= 0")
+    return int(size)

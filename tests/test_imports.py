@@ -83,6 +83,15 @@ def test_imports_only_go_down(name):
         assert floor(other) <= floor(name), f"{name} (floor {floor(name)}) imports {other} (floor {floor(other)})"
 
 
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.count(".") == 1))
+def test_every_file_is_in_the_table_of_floors(name):
+    page = ROOT.parent / "CONTRIBUTING.md"
+    if not page.is_file():
+        pytest.skip("the page is not beside slq: an installed wheel")
+    rows = [row for row in page.read_text("utf-8").splitlines() if row.startswith(f"| {floor(name)}")]
+    assert [row for row in rows if f"`{name.removeprefix('slq.')}`" in row], f"{name}: floor {floor(name)}"
+
+
 def test_no_imports_go_round_in_circles():
     graph = {name: of_slq(tree) for name, tree in MODULES.items() if name != "slq"}
     assert set(TopologicalSorter(graph).static_order()) >= set(graph)  # raises CycleError
