@@ -1,15 +1,16 @@
 """The covariance of the gradients of batches or examples."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import torch
 
 from slq.adapters import available_memory
-from slq.errors import RequestError
+from slq.errors import DataError, RequestError
 from slq_torch._batch_norm import uses_batch_statistics
 from slq_torch._data_pass import LossFunction, Piece
 from slq_torch._hessian_modes import gradient_of
+from slq_torch._meter import Meter
 from slq_torch._operator import ModelOperator
 from slq_torch._parameters import Selection
 from slq_torch._settings import Options, Settings
@@ -41,24 +42,29 @@ def gradient_covariance_operator(
         As for `hessian_operator`; nothing is differentiated twice, so that `ad`, `compile`, `cuda_graph` and
         `weight_decay` have no meaning here.
     per : {"batch", "example"}
-        The items: the batches that `data` holds (their pieces, with ``microbatch=``), or the samples of each.
+        The items: the batches that `data` holds, or the samples of each.
     centered : bool
         The covariance, or the second moment.
 
     Returns
     -------
     GradientCovarianceOperator
-        Of shape (n, n), positive semidefinite, of a rank below the number of items.
+        Of shape (n, n), positive semidefinite; its rank is at most the number of items, less one if centred.
 
     Raises
     ------
+    DataError
+        If the gradients of examples do not add up to that of their batch.
     RequestError
-        If an option has no meaning here, or batch statistics couple the examples.
+        If an option has no meaning here, batch statistics couple the examples, or there is one batch only.
     SlqError
         As `hessian_operator`.
 
     Notes
     -----
+    Weights are exact: a batch weighs its samples, or what the loss says with ``(sum, weight)``, so that g is the gradient
+    of the whole set and a smaller last batch counts for less. ``microbatch=`` changes nothing but memory.
+
     The gradients are kept if they take less than a quarter of the free memory: a product is then one with a matrix.
     Else each product makes them anew, those of examples by `torch.vmap`, 64 at a time.
 
@@ -109,75 +115,155 @@ class GradientCovarianceOperator(ModelOperator):
     ) -> None:
         super().__init__(model, loss_fn, data, params, settings)
         self._per_example = per == "example"
+        self._example = torch.func.grad_and_value(self._data.functional(self._loss_and_weight), has_aux=True)
+        self._values = tuple(p.detach() for p in self._parameters.tensors)
+        self._by_vmap = True
+        with self._data.differentiating(), Meter() as meter:
+            gradient_of(self._data, self._data.first)
+        self._bytes_of_gradient = meter.peak
         if self._per_example:
             self._require_separate_examples()
+        elif centered and self._data.num_batches == 1:
+            raise RequestError(
+                "the covariance of the gradients of one batch is zero; give several batches, or take per='example'"
+            )
         self._mean = self.gradient() if centered else None
-        items = self._data.weighed.num_samples if self._per_example else self._data.weighed.num_batches
+        items = (self._data.weighed.num_samples or 0) if self._per_example else self._data.num_batches
+        self._bytes_of_all = items * self.shape[0] * self.like.dtype.itemsize
         free = available_memory(self.like)
-        fits = free is None or (items or 0) * self.shape[0] * self.like.dtype.itemsize < free / 4
-        self._kept: list[torch.Tensor] | None = [] if fits and items is not None else None
+        self._fits = free is None or self._bytes_of_all < free / 4
+        self._kept: list[torch.Tensor] | None = None
 
     def workspace(self, rows: int) -> int:
-        """Bytes that a product takes: the gradients of a chunk of items, if all are not kept."""
-        del rows
-        return (_CHUNK if self._per_example else 1) * self.shape[0] * self.like.dtype.itemsize
+        """Bytes that a product takes: two blocks, a gradient, and those that are made at once or, at first, kept."""
+        of_row = self.shape[0] * self.like.dtype.itemsize
+        if self._kept is not None:
+            return 2 * rows * of_row
+        at_once = _CHUNK if self._per_example else 1
+        return (2 * rows + at_once) * of_row + self._bytes_of_gradient + (self._bytes_of_all if self._fits else 0)
 
     def _multiply(self, vectors: torch.Tensor) -> torch.Tensor:
+        vectors = vectors.to(self.like.dtype)
         total = self._zeros(len(vectors), self.shape[0])
-        if self._kept:
-            self._data.require_unchanged(contents=self.like.device.type == "cpu")
-            for gradients in self._kept:
-                total += vectors @ gradients.T @ gradients
+        if self._kept is None:
+            kept: list[torch.Tensor] | None = [] if self._fits else None
+
+            def add(sums: torch.Tensor, weights: torch.Tensor) -> None:
+                deviations = self._deviations(sums, weights)
+                total.add_(vectors @ deviations.T @ deviations)
+                if kept is not None:
+                    kept.append(deviations)
+
+            self._run(add)
+            self._kept = kept  # only now that the whole pass was right
         else:
-            self._data.run(lambda piece: self._add_products(piece, vectors, total))
-        product = total.div_(self._data.weighed.weight).to(self.like.dtype)
+            self._data.require_unchanged(contents=self.like.device.type == "cpu")
+            for deviations in self._kept:
+                total += vectors @ deviations.T @ deviations
+        return total.div_(self._data.weighed.weight).to(self.like.dtype)
+
+    def _deviations(self, sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """√w (g - mean) of items with the sums w g, as rows; differences first, as their squares would cancel."""
         if self._mean is not None:
-            product -= (vectors @ self._mean)[:, None] * self._mean
-        return product
+            sums = sums - weights[:, None] * self._mean
+        return sums * torch.where(weights > 0, weights, torch.inf).rsqrt()[:, None]
 
-    def _add_products(self, piece: Piece, vectors: torch.Tensor, total: torch.Tensor) -> torch.Tensor | None:
-        for gradients in self._gradients(piece):
-            total += vectors @ gradients.T @ gradients
-            if self._kept is not None:
-                self._kept.append(gradients)
-        return None
-
-    def _gradients(self, piece: Piece) -> Iterator[torch.Tensor]:
-        """The summed gradients of the items of a piece over the roots of their weights, as rows."""
-        if not self._per_example:
-            gradient = gradient_of(self._data, piece)[0]
-            yield (gradient / self._weight(piece) ** 0.5)[None]
+    def _run(self, add: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
+        """Call `add` with the summed gradients (r, n) of all items and their weights (r,), some at a time."""
+        if self._per_example:
+            self._data.run(lambda piece: self._add_examples(piece, add))
             return
+        open_batch: list[Any] = []  # its number, gradient and weight: its pieces come one after the other
+
+        def close() -> None:
+            if open_batch:
+                add(open_batch[1][None], open_batch[2][None])
+
+        def work(piece: Piece) -> torch.Tensor:
+            gradient, weight, loss = self._of_piece(piece)
+            if open_batch and open_batch[0] == piece.source:
+                open_batch[1] += gradient
+                open_batch[2] += weight
+            else:
+                close()
+                open_batch[:] = piece.source, gradient, weight
+            return loss
+
+        self._data.run(work)
+        close()
+
+    def _add_examples(self, piece: Piece, add: Callable[[torch.Tensor, torch.Tensor], None]) -> torch.Tensor:
+        loss = torch.zeros((), dtype=self.like.dtype, device=self.like.device)
         size = size_of(piece.batch) or 0
         for low in range(0, size, _CHUNK):
-            yield self._of_examples(Piece(piece.number, cut(piece.batch, low, min(low + _CHUNK, size))))
+            sums, weights, losses = self._of_examples(piece._replace(batch=cut(piece.batch, low, low + _CHUNK)))
+            add(sums, weights)
+            loss += losses.sum()
+        return loss
 
-    def _of_examples(self, piece: Piece) -> torch.Tensor:
+    def _of_examples(self, piece: Piece) -> tuple[torch.Tensor, ...]:
+        """The summed gradients of the samples of a piece, their weights and their losses."""
         rows, one = rows_of(piece.batch)
-        values = tuple(p.detach() for p in self._parameters.tensors)
-        gradient = torch.func.grad(self._data.functional(lambda sample: self._data.summed_loss(sample)[0]))
-        try:
-            parts = torch.vmap(lambda *row: gradient(values, Piece(piece.number, one(row))), randomness="same")(*rows)
-            flat = torch.zeros(len(rows[0]), self._parameters.n, dtype=self.like.dtype, device=self.like.device)
-            self._parameters.add_rows_to(flat, parts)
-        except RuntimeError:  # something in the model that vmap or torch.func does not know
-            samples = [Piece(piece.number, cut(piece.batch, i, i + 1)) for i in range(len(rows[0]))]
-            flat = torch.stack([gradient_of(self._data, sample)[0] for sample in samples])
-        weights = [self._weight(Piece(piece.number, cut(piece.batch, i, i + 1))) for i in range(len(flat))]
-        scale = torch.tensor([w**-0.5 if w else 0.0 for w in weights], dtype=flat.dtype, device=flat.device)
-        return flat * scale[:, None]
+        if self._by_vmap:
+            try:
+                with torch.no_grad():  # else parameters that are not chosen would keep a graph
+                    parts, (losses, weights) = torch.vmap(
+                        lambda *row: self._example(self._values, piece._replace(batch=one(row))), randomness="same"
+                    )(*rows)
+            except RuntimeError:  # something in the model that vmap or torch.func does not know
+                self._by_vmap = False
+            else:
+                sums = torch.zeros(len(rows[0]), self._parameters.n, dtype=self.like.dtype, device=self.like.device)
+                self._parameters.add_rows_to(sums, parts)
+                return sums, weights, losses
+        samples = [self._of_piece(piece._replace(batch=cut(piece.batch, i, i + 1))) for i in range(len(rows[0]))]
+        return tuple(torch.stack(column) for column in zip(*samples, strict=True))
 
-    def _weight(self, piece: Piece) -> float:
-        with torch.no_grad():
-            weight = self._data.summed_loss(piece)[1]
-        return float(size_of(piece.batch) or 1) if weight is None else float(weight)
+    def _of_piece(self, piece: Piece) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The summed gradient of a piece, its weight and its loss."""
+        loss, weight = self._loss_and_weight(piece)
+        parts: Any = [None] * len(self._parameters.tensors)
+        if loss.requires_grad:
+            parts = torch.autograd.grad(loss, self._parameters.tensors, allow_unused=True)
+        return self._parameters.join(parts), weight, loss.detach()
+
+    def _loss_and_weight(self, piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, weight = self._data.summed_loss(piece)
+        if weight is None:
+            weight = size_of(piece.batch) or 1
+        return loss, torch.as_tensor(weight, dtype=self.like.dtype, device=self.like.device).detach()
 
     def _require_separate_examples(self) -> None:
+        """Refuse a loss whose examples have no gradients of their own."""
         coupled = uses_batch_statistics(self._data.model)
         if self._settings.batch_norm in ("batch", "population") or (self._settings.batch_norm is None and coupled):
             raise RequestError(
                 f"{', '.join(coupled) or 'BatchNorm'} takes statistics of the batch, which couple its examples; call "
                 "model.eval(), or take per='batch'"
             )
+        if self._settings.seed is not None:
+            raise RequestError("seed= draws masks for whole batches, not for examples; call model.eval()")
         if self._data.weighed.num_samples is None:
             raise RequestError("per='example' needs batches that tell their samples: tensors with a leading dimension")
+        if self._settings.check:
+            self._require_sum_of_examples()
+
+    def _require_sum_of_examples(self) -> None:
+        first = self._data.first
+        total, size = torch.zeros_like(self._parameters.join(self._values)), 0.0
+
+        def add(sums: torch.Tensor, _: torch.Tensor) -> None:
+            nonlocal size
+            total.add_(sums.sum(0))
+            size += float(torch.linalg.vector_norm(sums, dim=1).sum())
+
+        with self._data.differentiating():
+            whole = gradient_of(self._data, first)[0]
+            self._add_examples(first, add)
+        off = float(torch.linalg.vector_norm(total - whole))
+        if not off <= self._data.rtol * size:
+            raise DataError(
+                f"the gradients of the examples of batch 0 do not add up to its own: they differ by {off / size:.2g} "
+                "of their size; the loss must be a mean over samples, or (sum, weight), and no layer may couple them; "
+                "or take per='batch'"
+            )

@@ -82,6 +82,11 @@ class DataPass:
             self._weigh(data)
         self.is_single = self.weighed.num_batches == 1
 
+    @property
+    def num_batches(self) -> int:
+        """The number of batches of the data, of which pieces may be parts."""
+        return self._pieces.num_batches
+
     def copy_in(self, dtype: torch.dtype, samples: int) -> "DataPass":
         """The first samples, of a copy of the model in another dtype."""
         batch, settings = self.first.batch, self._settings

@@ -16,18 +16,35 @@ LossFunction = Callable[[torch.nn.Module, Any], Any]
 
 
 class Piece(NamedTuple):
-    """What is differentiated at once: a batch or a part of one, and its number in the pass."""
+    """What is differentiated at once: a batch or a part of one.
+
+    Attributes
+    ----------
+    number : int
+        Its own, in the pass.
+    batch : batch
+    source : int
+        The number of the batch of the data that it is, or is a part of.
+    """
 
     number: int
     batch: Any
+    source: int = 0
 
 
 class Pieces:
-    """The data as pieces, numbered."""
+    """The data as pieces, numbered.
+
+    Attributes
+    ----------
+    num_batches : int
+        Batches of the data that the last pass read to its end.
+    """
 
     def __init__(self, batches: Batches, settings: Settings) -> None:
         self._batches, self._settings = batches, settings
         self._joined: Piece | None = None
+        self.num_batches = 0
 
     @property
     def is_constant(self) -> bool:
@@ -35,10 +52,12 @@ class Pieces:
         return self._batches.single or self._joined is not None
 
     def __iter__(self) -> Iterator[Piece]:
-        for number, batch in enumerate(self._cut()):
-            yield Piece(number, batch)
+        source = -1
+        for number, (source, batch) in enumerate(self._cut()):
+            yield Piece(number, batch, source)
+        self.num_batches = source + 1
 
-    def _cut(self) -> Iterator[Any]:
+    def _cut(self) -> Iterator[tuple[int, Any]]:
         settings = self._settings
         if settings.batch_norm == "population":
             if self._joined is None:
@@ -47,17 +66,17 @@ class Pieces:
             whole: Any = [] if self._joined is None else [self._joined.batch]
         else:
             whole = self._batches
-        for batch in whole:
+        for source, batch in enumerate(whole):
             if settings.compute_dtype is not None:
                 batch = cast(batch, settings.compute_dtype)
             size = size_of(batch)
             if settings.microbatch is None or (size is not None and size <= settings.microbatch):
-                yield batch
+                yield source, batch
                 continue
             if size is None:
                 raise RequestError("microbatch= cuts tensors along their leading dimension, but the batch has none")
             for low in range(0, size, settings.microbatch):
-                yield cut(batch, low, min(low + settings.microbatch, size))
+                yield source, cut(batch, low, min(low + settings.microbatch, size))
 
 
 class Owner(torch.nn.Module):

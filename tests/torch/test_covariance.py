@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import slq
-from slq.errors import OperatorError, RequestError
+from slq.errors import DataError, OperatorError, RequestError
 from slq_torch import adam_diagonal, gradient_covariance_operator, hessian_operator
 
 CLOSE = 1e-12  # measured: at most 2e-15, where the centred matrix is 1/30 of the second moment
@@ -86,14 +86,90 @@ def test_rank_is_below_the_number_of_batches(model, batches):
     assert (measure.lengths <= 3).all()  # two nonzero eigenvalues, and zero
 
 
-def test_microbatches_are_the_items(model, batches, dense, distance):
-    pieces = [tuple(x[low : low + 7] for x in b) for b in batches for low in range(0, len(b[0]), 7)]
-    op = gradient_covariance_operator(model, cross_entropy, batches, microbatch=7)
-    assert distance(dense(op), dense_covariance(model, cross_entropy, pieces, True)) < CLOSE
-    examples = [
-        gradient_covariance_operator(model, cross_entropy, batches, per="example", microbatch=m) for m in (1, 7)
-    ]
-    assert distance(dense(examples[0]), dense(examples[1])) < CLOSE
+@pytest.mark.parametrize("per", ["batch", "example"])
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_microbatches_change_nothing(size, per, model, batches, dense, distance):
+    op, cut = (
+        gradient_covariance_operator(model, tokens, batches, per=per, microbatch=microbatch)
+        for microbatch in (None, size)
+    )
+    assert distance(dense(cut), dense(op)) < CLOSE
+
+
+def test_sums_weigh_their_samples(model, batches, dense, distance):
+    def summed(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+
+    for per in ("batch", "example"):
+        op = gradient_covariance_operator(model, cross_entropy, batches, per=per)
+        sums = gradient_covariance_operator(model, summed, batches, per=per, reduction="sum")
+        assert distance(dense(sums), dense(op)) < CLOSE
+
+
+def test_batches_of_weight_zero_are_no_items(model, batches, dense, distance):
+    ignored = batches[1][0], batches[1][1], torch.zeros(3)
+    for per in ("batch", "example"):
+        op, more = (
+            gradient_covariance_operator(model, tokens, data, per=per) for data in (batches, [*batches, ignored])
+        )
+        assert distance(dense(more), dense(op)) < CLOSE
+
+
+def test_a_pass_that_fails_keeps_nothing(model, batches, dense, distance):
+    class Loader:
+        fails = False
+
+        def __iter__(self):
+            yield from batches[:2]
+            if self.fails:
+                raise OSError("no more")
+            yield batches[2]
+
+    data = Loader()
+    exact = dense(gradient_covariance_operator(model, cross_entropy, batches))
+    op = gradient_covariance_operator(model, cross_entropy, data)
+    data.fails = True
+    with pytest.raises(OSError, match="no more"):
+        op.matvec(torch.ones(op.shape[0]))
+    data.fails = False
+    assert distance(dense(op), exact) < CLOSE
+
+
+def test_similar_gradients_in_single_precision(dense):
+    """Differences of gradients before their squares: eigenvalues stay positive where deviations are 1e-4 of the mean."""
+    model = nn.Linear(3, 1, bias=False).float()
+    batches = [(torch.ones(2, 3) + 1e-4 * torch.randn(2, 3)).float() for _ in range(6)]
+
+    def loss(model, batch):
+        return model(batch).mean()  # its gradient is the mean of the batch
+
+    with torch.no_grad():
+        means = torch.stack([x.double().mean(0) for x in batches])
+    exact = torch.cov(means.T, correction=0)
+    op = gradient_covariance_operator(model, loss, batches)
+    found = torch.stack([op.matvec(row) for row in torch.eye(3, dtype=torch.float32)]).double()
+    # Gradients of size 1 are rounded by 6e-8, deviations of 7e-5 by 1e-3 of their size, the mean likewise.
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-2 * float(exact.diagonal().max()))
+    assert float(torch.linalg.eigvalsh(found)[0]) > 0
+    assert op.matvec(torch.ones(2, 3, dtype=torch.float64)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("per", ["batch", "example"])
+def test_the_model_is_left_alone(per, model, batches):
+    before = copy.deepcopy(model.state_dict())
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    op = gradient_covariance_operator(model, cross_entropy, batches, per=per)
+    op.matvec(torch.ones(2, op.shape[0]))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_chosen_parameters(model, batches, dense, distance):
+    whole = gradient_covariance_operator(model, cross_entropy, batches, per="example")
+    op = gradient_covariance_operator(model, cross_entropy, batches, per="example", params="2.*")
+    assert distance(dense(op), dense(whole)[25:, 25:]) < CLOSE
 
 
 def test_examples_that_vmap_does_not_know(model, batches, dense, distance):
@@ -115,6 +191,8 @@ def test_examples_that_vmap_does_not_know(model, batches, dense, distance):
             {"per": "example", "batch_norm": "batch"},
             "BatchNorm takes statistics of the batch, which couple.*per='batch'",
         ),
+        ({"per": "example", "seed": 1}, r"seed= draws masks for whole batches, not for examples; call model\.eval\(\)"),
+        ({"batch_norm": "population"}, "the covariance of the gradients of one batch is zero; give several"),
     ],
 )
 def test_refusals(options, message, model, batches):
@@ -129,6 +207,15 @@ def test_batch_statistics_couple_examples(batches):
         pytest.raises(RequestError, match=r"1 takes statistics of the batch.*call model\.eval\(\)"),
     ):
         gradient_covariance_operator(model, cross_entropy, batches[:1], per="example")
+
+
+def test_a_batch_that_is_no_mean_of_its_examples(model, batches):
+    def by_their_labels(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="sum") / batch[1].sum()
+
+    data = [(x, y + 0, z) for x, y, z in batches[:1]]
+    with pytest.raises(DataError, match=r"the gradients of the examples of batch 0 do not add up.*differ by"):
+        gradient_covariance_operator(model, by_their_labels, data, per="example")
 
 
 def test_batches_without_samples(model):
