@@ -258,6 +258,6 @@ def workspace(A: LinearOperator, rows: int) -> int:
     if not callable(own):  # none, or a buffer of that name
         return 0
     size = own(rows)
-    if not isinstance(size, numbers.Real) or not 0 <= size < math.inf:
+    if not isinstance(size, numbers.Real) or not 0 <= float(size) < math.inf:
         raise OperatorError(f"workspace({rows}) of the operator returned {size!r}; expected a number of bytes, >= 0")
-    return int(size)
+    return int(float(size))

@@ -136,7 +136,7 @@ def test_a_pass_that_fails_keeps_nothing(model, batches, dense, distance):
 
 
 def test_similar_gradients_in_single_precision(dense):
-    """Differences of gradients before their squares: eigenvalues stay positive where deviations are 1e-4 of the mean."""
+    """Differences of gradients before their squares: eigenvalues stay positive for deviations of 1e-4 of the mean."""
     model = nn.Linear(3, 1, bias=False).float()
     batches = [(torch.ones(2, 3) + 1e-4 * torch.randn(2, 3)).float() for _ in range(6)]
 
