@@ -128,6 +128,8 @@ class Linearize(_Forward):
 
     def _trace(self, piece: Piece) -> tuple[torch.Tensor, Callable]:
         gradient = torch.func.grad(self._loss)
+        # torch 2.13 crashes where it traces what has no forward derivative (F.mse_loss); without a trace it raises.
+        torch.func.jvp(lambda values: gradient(values, piece), (self._values,), (self._values,))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's tracing, which concern its developers
             _, linear = torch.func.linearize(lambda *values: gradient(values, piece), *self._values)

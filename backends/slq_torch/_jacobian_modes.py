@@ -174,6 +174,7 @@ class JacobianLinearize(_Pushing):
     name = "linearize"
 
     def _pushforward(self, function: Callable[..., Any]) -> Callable[[Sequence[torch.Tensor]], Any]:
+        torch.func.jvp(function, self._values, self._values)  # raises where a trace can crash torch 2.13
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's tracing, which concern its developers
             _, linear = torch.func.linearize(function, *self._values)

@@ -27,7 +27,8 @@ def test_page_shows_all():
 
 def test_page_counts():
     text = page({"a": Found("right", "", 0.0, 3e-16, 0.0), "b": Found("refused", "Error: no | yes")})
-    assert "for 2 layers and losses" in text
-    assert "1 right, 0 by differences" in text
+    prose = " ".join(text.split())
+    assert "for 2 layers and losses" in prose
+    assert "1 right, 0 by differences" in prose
     assert "| a | right | 1e-15 | 0 |  |" in text
     assert "| b | refused | – | – | Error: no / yes |" in text

@@ -350,7 +350,10 @@ CASES: dict[str, Case] = {
     ),
     "class weights": Case(mlp(nn.Tanh), weighted, points()),
     "binary": Case(
-        mlp(nn.Tanh), regression(F.binary_cross_entropy_with_logits), lambda: (torch.randn(7, 4), torch.rand(7, 3))
+        mlp(nn.Tanh),
+        regression(F.binary_cross_entropy_with_logits),
+        lambda: (torch.randn(7, 4), torch.rand(7, 3)),
+        refused=TRACED,
     ),
     "mse_loss": Case(mlp(nn.Tanh), regression(F.mse_loss), targets(), refused=FORWARD),
     "huber": Case(mlp(nn.Tanh), regression(F.huber_loss), targets(), refused=FORWARD),
