@@ -62,8 +62,8 @@ def gradient_covariance_operator(
 
     Notes
     -----
-    Weights are exact: a batch weighs its samples, or what the loss says with ``(sum, weight)``, so that g is the gradient
-    of the whole set and a smaller last batch counts for less. ``microbatch=`` changes nothing but memory.
+    Weights are exact: a batch weighs its samples, or what the loss says with ``(sum, weight)``, so that g is the
+    gradient of the whole set and a smaller last batch counts for less. ``microbatch=`` changes nothing but memory.
 
     The gradients are kept if they take less than a quarter of the free memory: a product is then one with a matrix.
     Else each product makes them anew, those of examples by `torch.vmap`, 64 at a time.
@@ -206,10 +206,9 @@ class GradientCovarianceOperator(ModelOperator):
         rows, one = rows_of(piece.batch)
         if self._by_vmap:
             try:
-                with torch.no_grad():  # else parameters that are not chosen would keep a graph
-                    parts, (losses, weights) = torch.vmap(
-                        lambda *row: self._example(self._values, piece._replace(batch=one(row))), randomness="same"
-                    )(*rows)
+                parts, (losses, weights) = torch.vmap(
+                    lambda *row: self._example(self._values, piece._replace(batch=one(row))), randomness="same"
+                )(*rows)
             except RuntimeError:  # something in the model that vmap or torch.func does not know
                 self._by_vmap = False
             else:
