@@ -206,10 +206,9 @@ class GradientCovarianceOperator(ModelOperator):
         rows, one = rows_of(piece.batch)
         if self._by_vmap:
             try:
-                with torch.no_grad():  # else parameters that are not chosen would keep a graph
-                    parts, (losses, weights) = torch.vmap(
-                        lambda *row: self._example(self._values, piece._replace(batch=one(row))), randomness="same"
-                    )(*rows)
+                parts, (losses, weights) = torch.vmap(
+                    lambda *row: self._example(self._values, piece._replace(batch=one(row))), randomness="same"
+                )(*rows)
             except RuntimeError:  # something in the model that vmap or torch.func does not know
                 self._by_vmap = False
             else:

@@ -129,10 +129,20 @@ class DataPass:
         return loss, weight
 
     def functional(self, function: Callable[[Piece], Any]) -> Callable[[Sequence[torch.Tensor], Piece], Any]:
-        """`function`, which uses `model`, as a function of the values of the parameters, too."""
+        """`function`, which uses `model`, as a function of the values of the parameters, too; others are constants."""
         owner = Owner(self.model, function)
         names = [f"model.{name}" for name in self.parameters.named]
-        return lambda values, piece: torch.func.functional_call(owner, dict(zip(names, values, strict=True)), (piece,))
+        chosen = {id(p) for p in self.parameters.tensors}
+        others = {
+            f"model.{name}": p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in chosen
+        }
+
+        def call(values: Sequence[torch.Tensor], piece: Piece) -> Any:
+            # Autograd would record what becomes of the others, around the transforms of torch.func.
+            constants = {name: p.detach() for name, p in others.items()}
+            return torch.func.functional_call(owner, constants | dict(zip(names, values, strict=True)), (piece,))
+
+        return call
 
     def run(self, work: Callable[[Piece], torch.Tensor | None]) -> None:
         """Call `work` with every piece; it returns the loss summed over the piece, detached, if it knows it.

@@ -1,7 +1,6 @@
 """Diagonal blocks of a Hessian, all from one pass over the data; and blocks off the diagonal."""
 
-import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
@@ -9,12 +8,12 @@ import torch
 from slq.errors import RequestError, ShapeError
 from slq_torch._data_pass import LossFunction, Piece
 from slq_torch._hessian import HessianOperator
+from slq_torch._modules import unwrapped
 from slq_torch._parameters import Parameters, Selection
+from slq_torch._partition import Blocks, partition
 from slq_torch._settings import Options, Settings
 
 __all__ = ["BlockOperator", "CrossBlockOperator", "LayerOperators", "cross_block_operator", "layer_operators"]
-
-Blocks = str | Mapping[str, str | Iterable[str]] | Callable[[str], str]
 
 
 def layer_operators(
@@ -90,7 +89,7 @@ def cross_block_operator(
     SlqError
         As `hessian_operator`.
     """
-    row_names, column_names = (Parameters(model, selection).named for selection in (rows, columns))
+    row_names, column_names = (Parameters(unwrapped(model), selection).named for selection in (rows, columns))
     names = list(dict.fromkeys([*row_names, *column_names]))
     return CrossBlockOperator(_whole(model, loss_fn, data, names, options), list(row_names), list(column_names))
 
@@ -98,8 +97,11 @@ def cross_block_operator(
 def _whole(
     model: torch.nn.Module, loss_fn: LossFunction, data: Any, params: Selection, options: Options
 ) -> "_SharedHessian":
-    if options.get("ad", "auto") not in ("auto", "double_backward") or options.get("compile"):
-        raise RequestError("blocks of a Hessian share the graph of double backward: leave ad= and compile= out")
+    other = options.get("ad", "auto") not in ("auto", "double_backward")
+    if other or options.get("compile") or options.get("cuda_graph"):
+        raise RequestError(
+            "blocks of a Hessian share the graph of double backward: leave ad=, compile=, cuda_graph= out"
+        )
     options["ad"] = "double_backward"
     return _SharedHessian(model, loss_fn, data, params, Settings(**options))
 
@@ -203,6 +205,11 @@ class BlockOperator(_Block):
         """The mean loss over the data."""
         return self._whole.loss()
 
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The user's parameters of the block by their names, in the order of the flat vectors."""
+        return {name: p for name, p in self._whole.parameters.items() if name in self._rows.named}
+
     def unravel(self, v: torch.Tensor) -> dict[str, torch.Tensor]:
         """A flat (n,) vector as tensors by parameter names."""
         return self._rows.unravel(v)
@@ -236,7 +243,7 @@ class LayerOperators(Mapping[str, BlockOperator]):
 
     def __init__(self, whole: _SharedHessian, blocks: Blocks) -> None:
         self._whole = whole
-        self._blocks = {name: BlockOperator(whole, part) for name, part in _partition(whole.names, blocks).items()}
+        self._blocks = {name: BlockOperator(whole, part) for name, part in partition(whole.names, blocks).items()}
 
     def __getitem__(self, name: str) -> BlockOperator:
         return self._blocks[name]
@@ -249,6 +256,9 @@ class LayerOperators(Mapping[str, BlockOperator]):
 
     def matvecs(self, vectors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Products of several blocks, each with the rows of its own (..., n): one pass over the data for all."""
+        unknown = [name for name in vectors if name not in self._blocks]
+        if unknown:
+            raise RequestError(f"there is no block {unknown[0]!r}; the blocks are {', '.join(self._blocks)}")
         parts = {name: self._blocks[name]._rows for name in vectors}
         wanted = [(parts[name], parts[name], _rows_of(x, parts[name].n)) for name, x in vectors.items()]
         products = self._whole.products(wanted)
@@ -261,39 +271,3 @@ def _rows_of(x: torch.Tensor, n: int) -> torch.Tensor:
         raise ShapeError(f"the product expects vectors of shape (..., {n}), got {tuple(x.shape)}")
     with torch.inference_mode(False):
         return (x.clone() if x.is_inference() else x).detach().reshape(-1, n)
-
-
-def _partition(names: list[str], blocks: Blocks) -> dict[str, list[str]]:
-    """The names of the parameters of each block."""
-    if isinstance(blocks, Mapping):
-        return _by_patterns(names, blocks)
-    if callable(blocks):
-        block_of: Callable[[str], str] = blocks
-    elif blocks in ("modules", "parameters"):
-        block_of = (lambda name: name.rpartition(".")[0] or name) if blocks == "modules" else str
-    else:
-        raise RequestError(
-            f'blocks= expects "modules", "parameters", a mapping of names to patterns, or a function, not {blocks!r}'
-        )
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(block_of(name), []).append(name)
-    return found
-
-
-def _by_patterns(names: list[str], blocks: Mapping[str, str | Iterable[str]]) -> dict[str, list[str]]:
-    found = {}
-    taken: dict[str, str] = {}
-    for block, patterns in blocks.items():
-        chosen = [patterns] if isinstance(patterns, str) else list(patterns)
-        found[block] = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in chosen)]
-        if not found[block]:
-            raise RequestError(f"block {block!r} ({', '.join(chosen)}) is empty; the parameters are {', '.join(names)}")
-        for name in found[block]:
-            if name in taken:
-                raise RequestError(f"{name} is in the blocks {taken[name]!r} and {block!r}; a partition has it in one")
-            taken[name] = block
-    left = [name for name in names if name not in taken]
-    if left:
-        raise RequestError(f"{', '.join(left)} is in no block; add one for the rest, or choose by params=")
-    return found

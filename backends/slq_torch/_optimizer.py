@@ -3,20 +3,28 @@
 import torch
 
 from slq.errors import RequestError
+from slq_torch._layers import BlockOperator
 from slq_torch._operator import ModelOperator
 
 __all__ = ["adam_diagonal"]
 
+# They hold the same moments, and divide by something else.
+_OTHERS = (torch.optim.RAdam, torch.optim.SparseAdam)
 
-def adam_diagonal(optimizer: torch.optim.Optimizer, operator: ModelOperator) -> torch.Tensor:
+
+def adam_diagonal(
+    optimizer: torch.optim.Optimizer, operator: ModelOperator | BlockOperator, *, eps: float | None = None
+) -> torch.Tensor:
     """The diagonal √v̂ + ε of Adam's preconditioner, for `slq.precondition`.
 
     Parameters
     ----------
-    optimizer : torch.optim.Adam, AdamW or NAdam, RAdam
+    optimizer : torch.optim.Adam, AdamW or NAdam
         After at least one step. With ``amsgrad`` it is the running maximum that divides.
-    operator : operator of a model
+    operator : operator of a model, or a block of one
         Whose parameters, in whose order.
+    eps : float, optional
+        In place of the ε of the optimiser's parameter groups.
 
     Returns
     -------
@@ -25,7 +33,7 @@ def adam_diagonal(optimizer: torch.optim.Optimizer, operator: ModelOperator) -> 
     Raises
     ------
     RequestError
-        If the optimiser does not hold second moments of a parameter.
+        If the optimiser does not hold second moments of a parameter, or `eps` is negative.
 
     References
     ----------
@@ -46,6 +54,12 @@ def adam_diagonal(optimizer: torch.optim.Optimizer, operator: ModelOperator) -> 
     >>> slq.precondition(A, adam_diagonal(optimizer, A)).shape
     (4, 4)
     """
+    if isinstance(optimizer, _OTHERS):
+        raise RequestError(
+            f"{type(optimizer).__name__} does not divide by √v̂ + ε; adam_diagonal takes Adam, AdamW, NAdam"
+        )
+    if eps is not None and not eps >= 0:
+        raise RequestError(f"eps= expects a number >= 0, got {eps!r}")
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     diagonal = {}
     for name, p in operator.parameters.items():
@@ -58,5 +72,6 @@ def adam_diagonal(optimizer: torch.optim.Optimizer, operator: ModelOperator) -> 
             )
         steps = float(state["step"])
         second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-        diagonal[name] = (second / (1 - group["betas"][1] ** steps)).sqrt() + group["eps"]
+        unbiased = second.to(operator.like.dtype) / (1 - float(group["betas"][1]) ** steps)
+        diagonal[name] = unbiased.sqrt() + (group["eps"] if eps is None else eps)
     return operator.ravel(diagonal)

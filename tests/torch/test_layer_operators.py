@@ -122,6 +122,7 @@ def test_partitions(model, batch):
         ({"a": "0.*"}, r"1\.weight, .* is in no block; add one for the rest"),
         ({"a": "*", "b": "none.*"}, r"block 'b' \(none\.\*\) is empty; the parameters are 0\.weight"),
         ({"a": "*", "b": "0.bias"}, r"0\.bias is in the blocks 'a' and 'b'; a partition has it in one"),
+        (lambda _: None, r"blocks= gave None for 0\.weight; a function must return the name of a block"),
         ("layers", r"blocks= expects \"modules\", \"parameters\".*not 'layers'"),
     ):
         with pytest.raises(RequestError, match=message):
@@ -154,12 +155,16 @@ def test_blocks_that_the_loss_does_not_bend(batch, dense):
 
 
 def test_refusals(model, batch):
-    for options in ({"ad": "jvp"}, {"compile": True}):
-        with pytest.raises(RequestError, match="share the graph of double backward: leave ad= and compile= out"):
+    for options in ({"ad": "jvp"}, {"compile": True}, {"cuda_graph": True}):
+        with pytest.raises(
+            RequestError, match="share the graph of double backward: leave ad=, compile=, cuda_graph= out"
+        ):
             layer_operators(model, cross_entropy, batch, **options)
     layers = layer_operators(model, cross_entropy, batch)
     with pytest.raises(ShapeError, match=r"expects vectors of shape \(\.\.\., 57\), got \(2, 3\)"):
         layers["6"].matvec(torch.ones(2, 3))
+    with pytest.raises(RequestError, match="there is no block '5'; the blocks are 0, 1, 3, 6"):
+        layers.matvecs({"6": torch.ones(57), "5": torch.ones(3)})
     with torch.no_grad():
         model[0].weight += 1
     with pytest.raises(OperatorError, match=r"0\.weight changed"):

@@ -45,6 +45,16 @@ def test_every_way_gives_the_hessian(ad, parts, model, batch, dense, distance):
     assert distance(op.matvec(v), exact @ v) < CLOSE[ad]
 
 
+@pytest.mark.parametrize("ad", WAYS)
+def test_every_way_gives_the_block_of_chosen_parameters(ad, model, batch, dense, distance):
+    """The others require gradients, too, and are constants."""
+    exact = dense(hessian_operator(model, cross_entropy, batch))[25:, 25:]
+    op = hessian_operator(model, cross_entropy, batch, params="2.*", ad=ad)
+    product = op.matvec(torch.eye(18))
+    assert distance(product, exact) < CLOSE[ad]
+    assert not product.requires_grad
+
+
 def test_differences_know_their_error(model, batch, dense, distance):
     op = hessian_operator(model, cross_entropy, batch, ad="difference")
     error = distance(dense(op), dense(hessian_operator(model, cross_entropy, batch)))
