@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from slq._arrays import Array, library_name
+from slq._memory import is_out_of_memory
 from slq._products import LinearOperator
 from slq.errors import OperatorError
 
@@ -64,17 +65,17 @@ class Run:
                 kind, value = self._questions.get()
         return kind, value
 
-    def _told(self, *numbers: int) -> Exception | None:
+    def _told(self, *numbers: int) -> "_Failure | None":
         try:
             self._progress(*numbers)  # type: ignore[misc]
         except Exception as error:  # it ends this run, as it would without others
-            return error
+            return _Failure(error)
         return None
 
     def end(self) -> None:
         """Give up, if the run has not ended."""
         if self._thread.is_alive():
-            self._answers.put(_Cancelled())
+            self._answers.put(_Failure(_Cancelled()))
             self._thread.join()
 
     def _work(
@@ -97,9 +98,9 @@ class Run:
     def _ask(self, kind: str, value: Any) -> Any:
         self._questions.put((kind, value))
         answer = self._answers.get()
-        if isinstance(answer, BaseException):
+        if isinstance(answer, _Failure):
             try:
-                raise answer
+                raise answer.error.with_traceback(answer.traceback)
             finally:
                 del answer  # else this frame, the error and its frames hold each other
         return answer
@@ -144,11 +145,23 @@ def _products(matvecs: Callable[[dict[str, Array]], Mapping[str, Array]], asked:
             raise OperatorError(f"matvecs returned {found} for blocks of {sorted(asked)}; expected a product for each")
         return {name: products[name] for name in asked}
     except Exception as error:
-        return dict.fromkeys(asked, error)
+        if not is_out_of_memory(error):
+            return dict.fromkeys(asked, _Failure(error))
+        words = f"{type(error).__name__}: {error}"
+    # Each run has an error of its own: one for all would hold the vectors of those that begin again, and what the
+    # product has made so far.
+    return {name: _Failure(MemoryError(words)) for name in asked}
 
 
 class _Cancelled(BaseException):
     """Ends the thread of a run that is not to go on."""
+
+
+class _Failure:
+    """An error in place of an answer, and where it was raised: each run that raises it again adds frames of its own."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.traceback = error, error.__traceback__
 
 
 class _Waiting:

@@ -4,6 +4,7 @@ import _thread
 import contextlib
 import signal
 import threading
+import traceback
 import tracemalloc
 import warnings
 import weakref
@@ -236,6 +237,33 @@ def test_shared_products_that_run_out_of_memory():
         np.testing.assert_array_equal(found[name].alpha, spectral_measure(A, batch_size=2, **options).alpha)
 
 
+@pytest.mark.parametrize("kind", [MemoryError, RuntimeError])
+def test_shared_products_that_run_out_of_memory_are_let_go_of(kind):
+    """A run that begins again holds nothing of what failed, though the others have not yet heard of the error."""
+    failed = {}
+
+    class Limited(Shared):
+        def matvecs(self, vectors):
+            own = np.zeros(10)
+            if max(map(len, vectors.values())) > 2:
+                failed.update({x.shape[1]: weakref.ref(x if x.base is None else x.base) for x in vectors.values()})
+                failed["matvecs"] = weakref.ref(own)
+                raise kind("RESOURCE_EXHAUSTED: out of memory")
+            return super().matvecs(vectors)
+
+    held = []
+
+    def draw(seed, ids, index, n, like):
+        held.extend(what for what in (n, "matvecs") if what in failed and failed[what]() is not None)
+        return slq.gaussian(seed, ids, index, n, like)
+
+    matrices = {name: MATRICES[name] for name in ("large", "middle")}
+    with pytest.warns(OutOfMemoryWarning):
+        spectral_measures(Limited(matrices), num_probes=5, num_steps=8, check=False, probes=draw)
+    assert set(failed) == {40, 11, "matvecs"}
+    assert not held
+
+
 def bad_in(name, at, value):
     """From call `at` on, the products of one operator are not finite, or the call raises."""
 
@@ -273,6 +301,8 @@ def test_failure_of_the_shared_product():
     assert {name: m.num_steps for name, m in caught.value.partial.items()} == {"large": 4, "middle": 4}
     assert caught.value.__notes__[0] == "in the run of operator 'large'"
     assert caught.value.__notes__[1].startswith("in the run of operator 'middle', which failed too: ProductError: ")
+    frames = [frame.name for frame in traceback.extract_tb(caught.value.__cause__.__traceback__)]
+    assert frames.count("_ask") == 1  # those of one run, not of all
 
 
 def test_interrupt_ends_all_runs():
