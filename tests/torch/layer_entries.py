@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from tests.torch.loss_entries import LOSSES
+
 __all__ = ["ENTRIES"]
 
 
@@ -46,6 +48,17 @@ class Calls(nn.Module):
         return self.layer(*[x.roll(i, -1) for i in range(self.arguments)])
 
 
+class Unpooled(nn.Module):
+    """A pooling layer and the layer that undoes it."""
+
+    def __init__(self, pool: nn.Module, undo: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.undo = pool, undo
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.undo(*self.pool(x), output_size=x.shape[2:])
+
+
 def _tensor(result: Any) -> torch.Tensor:
     while isinstance(result, tuple):
         result = result[0]
@@ -71,60 +84,15 @@ def lookup(make: Callable[[], nn.Module]) -> Callable[[], tuple]:
     return lambda: (Looked(make()), smooth, torch.randint(5, (4, 3)), {})
 
 
-def loss(
-    kind: nn.Module, *targets: Callable[[], torch.Tensor], outputs: int = 3, last: Any = None
-) -> Callable[[], tuple]:
-    """A loss of the outputs of a small network; targets stand in its batch."""
-
-    def case() -> tuple:
-        network = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, outputs), *([last] if last else []))
-
-        def value(model: nn.Module, batch: Any) -> torch.Tensor:
-            return kind(model(batch[0]), *batch[1:])
-
-        return network, value, (torch.randn(6, 2), *[t() for t in targets]), {}
-
-    return case
-
-
-def pairs(kind: nn.Module, inputs: int, *targets: Callable[[], torch.Tensor]) -> Callable[[], tuple]:
-    """A loss of several outputs of one network."""
-
-    def case() -> tuple:
-        def value(model: nn.Module, batch: Any) -> torch.Tensor:
-            return kind(*[model(x) for x in batch[:inputs]], *batch[inputs:])
-
-        return nn.Linear(2, 3), value, (*[torch.randn(6, 2) for _ in range(inputs)], *[t() for t in targets]), {}
-
-    return case
-
-
-def ctc() -> tuple:
-    def value(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        logs = model(x).log_softmax(-1).transpose(0, 1)
-        return F.ctc_loss(logs, torch.tensor([[1, 2]] * 4), [5] * 4, [2] * 4, reduction="sum") / 4
-
-    return nn.Linear(2, 4), value, torch.randn(4, 5, 2), {}
-
-
 def attended(x: torch.Tensor) -> torch.Tensor:
     return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])
 
 
-def normal() -> torch.Tensor:
-    return torch.randn(6, 3)
-
-
-def uniform() -> torch.Tensor:
-    return torch.rand(6, 3)
-
-
-def classes() -> torch.Tensor:
-    return torch.randint(3, (6,))
-
-
-def signs(*shape: int) -> Callable[[], torch.Tensor]:
-    return lambda: torch.randint(2, shape or (6, 3)).double() * 2 - 1
+def encoder_and_decoder() -> nn.Module:
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 3, batch_first=True), 1, enable_nested_tensor=False
+    )
+    return nn.Transformer(4, 2, 1, 1, 3, custom_encoder=encoder, batch_first=True)
 
 
 _FLAT = {
@@ -170,6 +138,13 @@ _FLAT = {
     "weight_norm (parametrisation)": lambda: parametrizations.weight_norm(nn.Linear(4, 3)),
     "spectral_norm, eval": lambda: parametrizations.spectral_norm(nn.Linear(4, 3)),
     "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(4, 3)),
+    "orthogonal, square": lambda: parametrizations.orthogonal(nn.Linear(4, 4)),
+    "orthogonal, cayley": lambda: parametrizations.orthogonal(nn.Linear(4, 3), orthogonal_map="cayley"),
+    "spectral_norm (hook), eval": lambda: nn.utils.spectral_norm(nn.Linear(4, 3)),
+    "PairwiseDistance": lambda: Calls(nn.PairwiseDistance(), 2),
+    "Unflatten": lambda: nn.Unflatten(1, (2, 2)),
+    "SyncBatchNorm, eval": lambda: nn.SyncBatchNorm(4),
+    "FeatureAlphaDropout, eval": nn.FeatureAlphaDropout,
 }
 
 _LINES = {
@@ -182,6 +157,11 @@ _LINES = {
     "AdaptiveMaxPool1d": lambda: nn.AdaptiveMaxPool1d(2),
     "ReflectionPad1d": lambda: nn.ReflectionPad1d(1),
     "CircularPad1d": lambda: nn.CircularPad1d(1),
+    "ReplicationPad1d": lambda: nn.ReplicationPad1d(1),
+    "ConstantPad1d": lambda: nn.ConstantPad1d(1, 0.5),
+    "ZeroPad1d": lambda: nn.ZeroPad1d(1),
+    "MaxUnpool1d": lambda: Unpooled(nn.MaxPool1d(2, return_indices=True), nn.MaxUnpool1d(2)),
+    "Dropout1d, eval": nn.Dropout1d,
     "InstanceNorm1d": lambda: nn.InstanceNorm1d(2, affine=True),
     "LocalResponseNorm": lambda: nn.LocalResponseNorm(2),
     "Upsample, linear": lambda: nn.Upsample(scale_factor=2, mode="linear"),
@@ -192,6 +172,13 @@ _LINES = {
     "MultiheadAttention": lambda: Calls(nn.MultiheadAttention(4, 2, batch_first=True), 3),
     "TransformerEncoderLayer": lambda: nn.TransformerEncoderLayer(4, 2, 3, batch_first=True),
     "TransformerDecoderLayer": lambda: Calls(nn.TransformerDecoderLayer(4, 2, 3, batch_first=True), 2),
+    "TransformerEncoder": lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 3, batch_first=True), 2, enable_nested_tensor=False
+    ),
+    "TransformerDecoder": lambda: Calls(
+        nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 3, batch_first=True), 2), 2
+    ),
+    "Transformer": lambda: Calls(encoder_and_decoder(), 2),
     "scaled_dot_product_attention": lambda: attended,
 }
 
@@ -205,6 +192,15 @@ _PLANES = {
     "AdaptiveMaxPool2d": lambda: nn.AdaptiveMaxPool2d(2),
     "ReplicationPad2d": lambda: nn.ReplicationPad2d(1),
     "ZeroPad2d": lambda: nn.ZeroPad2d(1),
+    "ReflectionPad2d": lambda: nn.ReflectionPad2d(1),
+    "CircularPad2d": lambda: nn.CircularPad2d(1),
+    "ConstantPad2d": lambda: nn.ConstantPad2d(1, 0.5),
+    "MaxUnpool2d": lambda: Unpooled(nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)),
+    "MaxUnpool2d, overlapping": lambda: Unpooled(nn.MaxPool2d(2, 1, return_indices=True), nn.MaxUnpool2d(2, 1)),
+    "Softmax2d": nn.Softmax2d,
+    "UpsamplingNearest2d": lambda: nn.UpsamplingNearest2d(scale_factor=2),
+    "UpsamplingBilinear2d": lambda: nn.UpsamplingBilinear2d(scale_factor=2),
+    "Dropout2d, eval": nn.Dropout2d,
     "GroupNorm": lambda: nn.GroupNorm(2, 2),
     "InstanceNorm2d": lambda: nn.InstanceNorm2d(2, affine=True),
     "BatchNorm2d, eval": lambda: nn.BatchNorm2d(2),
@@ -214,7 +210,6 @@ _PLANES = {
     "Upsample, bilinear": lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
     "Upsample, bicubic": lambda: nn.Upsample(scale_factor=2, mode="bicubic"),
     "ChannelShuffle": lambda: nn.ChannelShuffle(2),
-    "FractionalMaxPool2d": lambda: nn.FractionalMaxPool2d(2, 2),
 }
 
 _SPACES = {
@@ -223,6 +218,18 @@ _SPACES = {
     "MaxPool3d": lambda: nn.MaxPool3d(2),
     "AvgPool3d": lambda: nn.AvgPool3d(2),
     "BatchNorm3d, eval": lambda: nn.BatchNorm3d(1),
+    "InstanceNorm3d": lambda: nn.InstanceNorm3d(1, affine=True),
+    "LPPool3d": lambda: nn.LPPool3d(2, 2),
+    "AdaptiveAvgPool3d": lambda: nn.AdaptiveAvgPool3d((1, 2, 2)),
+    "AdaptiveMaxPool3d": lambda: nn.AdaptiveMaxPool3d((1, 2, 2)),
+    "MaxUnpool3d": lambda: Unpooled(nn.MaxPool3d(2, return_indices=True), nn.MaxUnpool3d(2)),
+    "ReflectionPad3d": lambda: nn.ReflectionPad3d(1),
+    "ReplicationPad3d": lambda: nn.ReplicationPad3d(1),
+    "CircularPad3d": lambda: nn.CircularPad3d(1),
+    "ConstantPad3d": lambda: nn.ConstantPad3d(1, 0.5),
+    "ZeroPad3d": lambda: nn.ZeroPad3d(1),
+    "Upsample, trilinear": lambda: nn.Upsample(scale_factor=2, mode="trilinear"),
+    "Dropout3d, eval": nn.Dropout3d,
 }
 
 
@@ -232,37 +239,23 @@ ENTRIES: dict[str, Callable[[], tuple]] = {
     **{name: layer(make, 2, 3, 3) for name, make in _PLANES.items()},
     **{name: layer(make, 1, 2, 2, 2) for name, make in _SPACES.items()},
     "PixelShuffle": layer(lambda: nn.PixelShuffle(2), 4, 2, 2),
+    "PixelUnshuffle": layer(lambda: nn.PixelUnshuffle(2), 1, 4, 4),
+    "Fold": layer(lambda: nn.Fold((3, 3), 2), 4, 4),
+    "FractionalMaxPool2d": layer(lambda: nn.FractionalMaxPool2d(2, 3), 1, 7, 7),
+    "FractionalMaxPool3d": layer(lambda: nn.FractionalMaxPool3d(2, 3), 1, 7, 7, 7),
     "BatchNorm1d, batch statistics": layer(lambda: nn.BatchNorm1d(4), 4, train=True, batch_norm="batch"),
     "Dropout, train": layer(nn.Dropout, 4, train=True),
     "Dropout, train, seed=": layer(nn.Dropout, 4, train=True, seed=1),
     "AlphaDropout, train": layer(nn.AlphaDropout, 4, train=True),
     "RReLU, train": layer(nn.RReLU, 4, train=True),
+    "spectral_norm (hook), train": layer(lambda: nn.utils.spectral_norm(nn.Linear(4, 3)), 4, train=True),
     "spectral_norm, train": layer(lambda: parametrizations.spectral_norm(nn.Linear(4, 3)), 4, train=True),
     "weight_norm (hook)": layer(lambda: _old_weight_norm(), 4),
     "Embedding": lookup(lambda: nn.Embedding(5, 2)),
     "Embedding, sparse": lookup(lambda: nn.Embedding(5, 2, sparse=True)),
     "Embedding, max_norm": lookup(lambda: nn.Embedding(5, 2, max_norm=0.5)),
     "EmbeddingBag": lookup(lambda: nn.EmbeddingBag(5, 2)),
-    "L1Loss": loss(nn.L1Loss(), normal),
-    "MSELoss": loss(nn.MSELoss(), normal),
-    "CrossEntropyLoss": loss(nn.CrossEntropyLoss(), classes),
-    "NLLLoss": loss(nn.NLLLoss(), classes, last=nn.LogSoftmax(-1)),
-    "PoissonNLLLoss": loss(nn.PoissonNLLLoss(), uniform),
-    "GaussianNLLLoss": loss(nn.GaussianNLLLoss(), normal, uniform),
-    "KLDivLoss": loss(nn.KLDivLoss(reduction="batchmean"), lambda: uniform().softmax(-1), last=nn.LogSoftmax(-1)),
-    "BCELoss": loss(nn.BCELoss(), uniform, last=nn.Sigmoid()),
-    "BCEWithLogitsLoss": loss(nn.BCEWithLogitsLoss(), uniform),
-    "HingeEmbeddingLoss": loss(nn.HingeEmbeddingLoss(), signs()),
-    "HuberLoss": loss(nn.HuberLoss(), normal),
-    "SmoothL1Loss": loss(nn.SmoothL1Loss(), normal),
-    "SoftMarginLoss": loss(nn.SoftMarginLoss(), signs()),
-    "MultiLabelMarginLoss": loss(nn.MultiLabelMarginLoss(), lambda: torch.tensor([[0, 2, -1]] * 6)),
-    "MultiLabelSoftMarginLoss": loss(nn.MultiLabelSoftMarginLoss(), lambda: uniform().round()),
-    "MultiMarginLoss": loss(nn.MultiMarginLoss(p=2), classes),
-    "CosineEmbeddingLoss": pairs(nn.CosineEmbeddingLoss(), 2, signs(6)),
-    "MarginRankingLoss": pairs(nn.MarginRankingLoss(), 2, signs(6, 3)),
-    "TripletMarginLoss": pairs(nn.TripletMarginLoss(margin=20.0), 3),
-    "CTCLoss": ctc,
+    **LOSSES,
 }
 
 
