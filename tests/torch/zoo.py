@@ -241,6 +241,28 @@ def triplet(model, batch):
     return F.softplus((a - b).square().sum(-1) - (a - c).square().sum(-1)).mean()
 
 
+def margin(model, batch):
+    return F.triplet_margin_loss(*(model(x) for x in batch), margin=2.0)
+
+
+def adversaries():
+    """A generator and a discriminator."""
+    return nn.ModuleDict({"fake": mlp(nn.Tanh, outputs=4)(), "real": mlp(nn.Tanh, outputs=1)()})
+
+
+def duel(model, batch):
+    """What each of the two minimises, together: one function of the parameters of both."""
+    real, fake = (model["real"](x).squeeze(-1) for x in (batch[0], model["fake"](batch[1])))
+    return (F.softplus(-real) + F.softplus(fake)).mean() + 0.3 * F.softplus(-fake).mean()
+
+
+def frozen():
+    """A body that does not learn under a head that does, with a bias between them that learns, too."""
+    model = mlp(nn.Tanh)()
+    model[0].weight.requires_grad_(False)
+    return model
+
+
 def contrast(model, batch):
     """Each sample against all others."""
     a, b = F.normalize(model(batch[0]), dim=-1), F.normalize(model(batch[1]), dim=-1)
@@ -343,6 +365,9 @@ CASES: dict[str, Case] = {
     "two heads, dict": Case(heads, two_heads, dictionary, refused=FORWARD),
     "siamese": Case(mlp(nn.Tanh), twins, lambda: (torch.randn(7, 4), torch.randn(7, 4))),
     "triplet": Case(mlp(nn.Tanh), triplet, lambda: tuple(torch.randn(7, 4) for _ in range(3))),
+    "triplet, margin": Case(mlp(nn.Tanh), margin, lambda: tuple(torch.randn(7, 4) for _ in range(3))),
+    "adversaries": Case(adversaries, duel, lambda: (torch.randn(7, 4), torch.randn(7, 4))),
+    "frozen in part": Case(frozen, cross_entropy, points()),
     "contrast": Case(mlp(nn.Tanh), contrast, lambda: (torch.randn(7, 4), torch.randn(7, 4)), True),
     "penalty": Case(mlp(nn.Tanh), penalised, points()),
     "label smoothing": Case(
@@ -356,6 +381,11 @@ CASES: dict[str, Case] = {
         refused=TRACED,
     ),
     "mse_loss": Case(mlp(nn.Tanh), regression(F.mse_loss), targets(), refused=FORWARD),
+    "binary, of probabilities": Case(
+        mlp(nn.Tanh),
+        regression(lambda z, y: F.binary_cross_entropy(z.sigmoid(), y)),
+        lambda: (torch.randn(7, 4), torch.rand(7, 3)),
+    ),
     "huber": Case(mlp(nn.Tanh), regression(F.huber_loss), targets(), refused=FORWARD),
     "smooth l1": Case(mlp(nn.Tanh), regression(F.smooth_l1_loss), targets()),
     "kl": Case(mlp(nn.Tanh), distribution, targets()),
