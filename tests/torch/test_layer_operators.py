@@ -106,6 +106,72 @@ def test_pieces_and_decay(size, model, batch, dense, distance):
         assert distance(dense(A), matrix[at][:, at]) < CLOSE
 
 
+class WithLora(nn.Module):
+    """A frozen linear map and a trainable one of low rank."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.base = nn.Linear(inputs, outputs).requires_grad_(False)
+        self.lora_A, self.lora_B = nn.Linear(inputs, 2, bias=False), nn.Linear(2, outputs, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.lora_B(self.lora_A(x))
+
+
+@pytest.mark.parametrize("blocks", ["modules", {"first": "0.*", "last": "2.*"}])
+def test_low_rank_updates(blocks, dense, distance):
+    """Chosen from free and frozen parameters; others that require gradients are constants."""
+    model = nn.Sequential(WithLora(4, 5), nn.Tanh(), WithLora(5, 3), nn.Linear(3, 3))
+    batch = torch.randn(7, 4), torch.randint(3, (7,))
+    layers = layer_operators(model, cross_entropy, batch, params="*lora_*", blocks=blocks)
+    whole = hessian_operator(model, cross_entropy, batch, params="*lora_*")
+    matrix = dense(whole)
+    assert list(layers) == (
+        ["first", "last"] if blocks != "modules" else [f"{i}.lora_{x}" for i in (0, 2) for x in "AB"]
+    )
+    for A in layers.values():
+        at = slices(whole, A.unravel(torch.zeros(A.shape[0])))
+        assert distance(dense(A), matrix[at][:, at]) < CLOSE
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_norm": "population", "seed": 3},
+        {"batch_norm": "batch", "seed": 3},
+        {"batch_norm": "running", "seed": 3},
+        {"batch_norm": "running", "seed": 3, "accumulate": torch.float64, "max_batches": 2},
+    ],
+)
+def test_options_are_those_of_the_hessian(options, batch, dense, distance):
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Dropout(), nn.Linear(48, 3)
+    )
+    data = in_parts(batch, 5)
+    layers = layer_operators(model, cross_entropy, data, **options)
+    whole = hessian_operator(model, cross_entropy, data, ad="double_backward", **options)
+    matrix = dense(whole)
+    for A in layers.values():
+        at = slices(whole, A.unravel(torch.zeros(A.shape[0])))
+        assert distance(dense(A), matrix[at][:, at]) < CLOSE
+
+
+def test_the_model_is_left_alone(batch):
+    model = convolutional().train()
+    model[1].eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    layers = layer_operators(model, cross_entropy, in_parts(batch, 4))
+    layers.matvecs({name: torch.ones(2, A.shape[0]) for name, A in layers.items()})
+    layers["6"].gradient()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, False, True, True, True, True, True]
+    assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "0.weight")
+
+
 def test_partitions(model, batch):
     def names(blocks, **options):
         layers = layer_operators(model, cross_entropy, batch, blocks=blocks, **options)
@@ -187,6 +253,13 @@ def test_cross_block(parts, model, batch, dense, distance):
     values = torch.linalg.svdvals(exact)
     measure = slq.singular_measure(op, num_probes=2, num_steps=30)
     assert measure.support[1] == pytest.approx(float(values[0]), rel=1e-10)
+
+
+def test_cross_block_of_a_wrapped_model(model, batch, distance):
+    options = {"rows": "0.*", "columns": "6.*"}
+    plain = cross_block_operator(model, cross_entropy, batch, **options)
+    wrapped = cross_block_operator(nn.DataParallel(model), cross_entropy, batch, **options)
+    assert distance(wrapped.matvec(torch.eye(57)), plain.matvec(torch.eye(57))) < CLOSE
 
 
 def test_in_inference_mode(model, batch):
