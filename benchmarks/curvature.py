@@ -1,11 +1,13 @@
 """Densities of Hessians beside those of PyHessian, hessian-eigenthings and curvlinops, where these are installed.
 
-`python -m benchmarks.curvature mlp|gpt|resnet|layers [--threads=2] [--rounds=3] [--compile]` prints a table: wall
-seconds, variants in turns in one process, medians, and ratios of the same run. asv tracks the ratios to bare products,
-which need no peer.
+`python -m benchmarks.curvature mlp|gpt|resnet|layers [--threads=2] [--rounds=3] [--compile] [--memory]` prints a table:
+wall seconds, variants in turns in one process, medians, and ratios of the same run; what each quadrature found, as
+densities that differ are no pair; and the load of the machine. asv tracks the ratios to bare products, which need no
+peer.
 """
 
 import gc
+import os
 import statistics
 import sys
 import threading
@@ -13,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +36,7 @@ class Case:
         from slq_torch import hessian_operator
 
         from .models import PROBLEMS, resnet
+        from .peers import peers
 
         self.problem = resnet(images) if name == "resnet" else PROBLEMS[name]()
         self.options = RUNS[name]
@@ -42,7 +45,7 @@ class Case:
         self.n = sum(x.numel() for x in p.model.parameters())
         self.parts: dict[str, float] = {}
 
-        def ours(reorthogonalize: bool, compile: bool) -> None:
+        def ours(reorthogonalize: bool, compile: bool) -> tuple[np.ndarray, np.ndarray]:
             start = time.perf_counter()
             A = hessian_operator(p.model, p.loss, p.batch, compile=compile)
             built = time.perf_counter()
@@ -56,7 +59,7 @@ class Case:
                 "number": counted.rows,
             }
             self.way = A.ad
-            self.trace = float(measure.trace())
+            return measure.nodes, measure.weights
 
         def bare() -> None:
             """As many products as the run, of one operator that exists."""
@@ -69,7 +72,7 @@ class Case:
                 self.operator.gradient()
 
         self.operator = hessian_operator(p.model, p.loss, p.batch)
-        self.jobs: dict[str, Callable[[], None]] = {
+        self.jobs: dict[str, Callable[[], Any]] = {
             "slq": lambda: ours(True, False),
             "slq, not reorthogonalised": lambda: ours(False, False),
             "bare products": bare,
@@ -77,7 +80,12 @@ class Case:
         }
         if compiled:
             self.jobs["slq, compiled"] = lambda: ours(True, True)
-        self.jobs |= _peers(p, self.k, self.m)
+        self.jobs |= peers(p, self.k, self.m, self.range)
+
+    def range(self) -> tuple[float, float]:
+        """About where the spectrum ends."""
+        nodes = slq.spectral_measure(self.operator, num_probes=1, num_steps=10, check=False).nodes
+        return float(nodes.min()), float(nodes.max())
 
 
 class _Timed:
@@ -98,67 +106,15 @@ class _Timed:
         return self.operator.workspace(rows)
 
 
-def _peers(p: Any, k: int, m: int) -> dict[str, Callable[[], Any]]:
-    """Each peer's density of k runs of m steps, on the same model and batch."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+class Took(NamedTuple):
+    """Median wall seconds of a job, those of all cores, and what the job returned last."""
 
-    def attentive(job: Callable[[], Any]) -> Callable[[], Any]:
-        def run() -> Any:
-            with sdpa_kernel(SDPBackend.MATH):  # none of them handles attention
-                return job()
-
-        return run
-
-    jobs: dict[str, Callable[[], Any]] = {}
-    try:
-        from pyhessian import hessian
-
-        torch.eig = _eig  # type: ignore[attr-defined] # removed from torch; what release 0.1 wants of it
-
-        def pyhessian() -> Any:
-            try:
-                return hessian(p.model, p.criterion, data=p.batch, cuda=False).density(iter=m, n_v=k)
-            finally:
-                p.model.zero_grad()
-
-        jobs["PyHessian 0.1"] = attentive(pyhessian)
-    except ImportError as error:
-        print(f"PyHessian is skipped: {error}", file=sys.stderr)
-    try:
-        from hessian_eigenthings import HessianOperator, spectral_density
-
-        def eigenthings() -> Any:
-            op = HessianOperator(p.model, [p.batch], lambda model, batch: p.loss(model, batch))
-            return spectral_density(op, num_runs=k, lanczos_steps=m, seed=0)
-
-        jobs["hessian-eigenthings"] = attentive(eigenthings)
-    except ImportError as error:
-        print(f"hessian-eigenthings is skipped: {error}", file=sys.stderr)
-    try:
-        from curvlinops import HessianLinearOperator
-        from curvlinops.papyan2020traces.spectrum import lanczos_approximate_spectrum
-
-        def curvlinops() -> Any:
-            op = HessianLinearOperator(
-                p.model, p.criterion, list(p.model.parameters()), [p.batch], check_deterministic=False
-            )
-            return lanczos_approximate_spectrum(op, ncv=m, num_repeats=k, boundaries=(-1.0, 10.0))
-
-        jobs["curvlinops, not reorthogonalised"] = attentive(curvlinops)
-    except ImportError as error:
-        print(f"curvlinops is skipped: {error}", file=sys.stderr)
-    return jobs
+    wall: float
+    cores: float
+    found: Any
 
 
-def _eig(T: Any, eigenvectors: bool) -> Any:  # noqa: ARG001 - the signature that was
-    import torch
-
-    values, vectors = torch.linalg.eig(T)
-    return torch.stack([values.real, values.imag], 1), vectors.real
-
-
-def layers(images: int = 64, rounds: int = 3) -> dict[str, float]:
+def layers(images: int = 64, rounds: int = 3) -> dict[str, Took]:
     """All layers of the ResNet at once, beside one run per layer that builds its graph for each product."""
     from slq_torch import hessian_operator, layer_operators
 
@@ -201,34 +157,33 @@ def _fresh(op: Any) -> Any:
     return op
 
 
-def in_turns(jobs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median wall seconds of each job."""
-    took: dict[str, list[float]] = {name: [] for name in jobs}
+def in_turns(jobs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Took]:
+    """Time each job once per round."""
+    took: dict[str, list[Took]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
             gc.collect()
-            start = time.perf_counter()
+            wall, cores = time.perf_counter(), time.process_time()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the peers' of themselves
-                job()
-            took[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in took.items()}
+                found = job()
+            took[name].append(Took(time.perf_counter() - wall, time.process_time() - cores, found))
+    middle = statistics.median
+    return {
+        x: Took(middle(t.wall for t in all), middle(t.cores for t in all), all[-1].found) for x, all in took.items()
+    }
 
 
 def peak(job: Callable[[], Any]) -> int:
     """Bytes of the process above those at the start, at most, sampled each millisecond."""
-    page, stop, most = 4096, threading.Event(), 0
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * page
-
+    stop, most = threading.Event(), 0
     gc.collect()
-    before = resident()
+    before = _resident()
 
     def watch() -> None:
         nonlocal most
         while not stop.is_set():
-            most = max(most, resident() - before)
+            most = max(most, _resident() - before)
             time.sleep(0.001)
 
     thread = threading.Thread(target=watch)
@@ -239,6 +194,10 @@ def peak(job: Callable[[], Any]) -> int:
         stop.set()
         thread.join()
     return most
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Products:
@@ -254,18 +213,65 @@ class Products:
         except ImportError as error:
             raise NotImplementedError(str(error)) from None
         jobs = {name: self.case.jobs[name] for name in ("slq", "bare products", "4 gradients")}
-        self.seconds = in_turns(jobs, 2)
+        self.took = in_turns(jobs, 2)
 
     def track_run(self, model: str) -> float:
-        return self.seconds["slq"] / self.seconds["bare products"]
+        return self.took["slq"].wall / self.took["bare products"].wall
 
     track_run.unit = "bare products"
 
     def track_product(self, model: str) -> float:
         number = self.case.k * self.case.m
-        return self.seconds["bare products"] / number / (self.seconds["4 gradients"] / 4)
+        return self.took["bare products"].wall / number / (self.took["4 gradients"].wall / 4)
 
     track_product.unit = "gradients"
+
+
+def tell(case: Case, name: str, took: dict[str, Took]) -> None:
+    """Print the times, what was found, and where ours went."""
+    import torch
+
+    print(
+        f"{name}: n = {case.n}, k = {case.k}, m = {case.m}, {torch.get_num_threads()} threads; load {os.getloadavg()}"
+    )
+    print(f"{'':34}      wall      cores   mean eigenvalue and its error, largest node; ratios of wall seconds")
+    for job, (wall, cores, found) in took.items():
+        ratios = "  ".join(f"{wall / other.wall:5.2f}" for other in took.values())
+        print(f"{job:34} {wall:8.2f} s {cores:8.2f} s   {_moment(found):36} {ratios}")
+    case.jobs["slq"]()
+    parts = case.parts
+    outside = 1 - (parts["products"] + parts["construction"]) / parts["all"]
+    print(
+        f"slq by {case.way}: construction {parts['construction']:.2f} s, {parts['number']:.0f} products "
+        f"{parts['products']:.2f} s, {outside:.0%} of the time outside both"
+    )
+
+
+def _moment(found: Any) -> str:
+    if found is None:
+        return ""
+    nodes, weights = found
+    means = (nodes * weights).sum(axis=1)
+    error = f"{means.std(ddof=1) / len(means) ** 0.5:.1e}" if len(means) > 1 else "?"
+    return f"{means.mean():+.2e} +- {error}, {nodes.max():.5g}"
+
+
+def tell_memory(case: Case) -> None:
+    """Print what the process grows by in a run with and without its basis, beside the forecast; and over 200 steps."""
+    for reorthogonalize in (True, False):
+        options = {**case.options, "reorthogonalize": reorthogonalize}
+        forecast = slq.memory_forecast(case.operator, **options)
+        kept = case.k * case.m * case.n * 4 if reorthogonalize else 0
+        most = peak(lambda options=options: slq.spectral_measure(case.operator, **options))
+        print(
+            f"slq, reorthogonalize={reorthogonalize}: {most / 1e6:.0f} MB, {kept / 1e6:.0f} of them a basis; forecast "
+            f"{forecast / 1e6:.0f} MB"
+        )
+    levels = [_resident()]
+    for _ in range(4):
+        slq.spectral_measure(case.operator, num_probes=1, num_steps=50, reorthogonalize=False)
+        levels.append(_resident())
+    print("after 0, 50, 100, 150, 200 steps: " + ", ".join(f"{x / 1e6:.0f}" for x in levels) + " MB")
 
 
 def main(arguments: list[str]) -> None:
@@ -277,25 +283,17 @@ def main(arguments: list[str]) -> None:
     for name in [a for a in arguments if not a.startswith("--")] or ["mlp"]:
         if name == "layers":
             found = layers(int(flags.get("images", 64)), rounds)
-            base = found["one run per layer, a graph per product"]
-            for job, seconds in found.items():
-                print(f"{job:40} {seconds:8.2f} s {seconds / base:6.2f} x")
+            base = found["one run per layer, a graph per product"].wall
+            for job, took in found.items():
+                print(f"{job:40} {took.wall:8.2f} s {took.wall / base:6.2f} x")
             continue
         case = Case(name, int(flags.get("images", 512)), "compile" in flags)
+        if "memory" in flags:
+            tell_memory(case)
+            continue
         if "only" in flags:
             case.jobs = {job: run for job, run in case.jobs.items() if any(x in job for x in flags["only"].split(","))}
-        found = in_turns(case.jobs, rounds)
-        print(f"{name}: n = {case.n}, k = {case.k}, m = {case.m}, {torch.get_num_threads()} threads")
-        for job, seconds in found.items():
-            ratios = "  ".join(f"{seconds / other:5.2f}" for other in found.values())
-            print(f"{job:34} {seconds:8.2f} s   {ratios}")
-        case.jobs["slq"]()
-        parts = case.parts
-        outside = 1 - (parts["products"] + parts["construction"]) / parts["all"]
-        print(
-            f"slq by {case.way}: construction {parts['construction']:.2f} s, {parts['number']} products "
-            f"{parts['products']:.2f} s, {outside:.0%} of the time outside both"
-        )
+        tell(case, name, in_turns(case.jobs, rounds))
 
 
 if __name__ == "__main__":
