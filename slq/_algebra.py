@@ -137,7 +137,8 @@ def shift(A: Any, sigma: float | Array) -> LinearOperator:
     """
     A = aslinearoperator(A)
     if is_array(sigma) and sigma.ndim > 0:  # type: ignore[union-attr]
-        return _ShiftDiagonal(A, real_diagonal("sigma=", sigma, A))
+        diagonal = real_diagonal("sigma=", sigma, A)
+        return _ShiftDiagonal(A, namespace(diagonal).asarray(diagonal, copy=True))  # what the caller does to it later
     return _Shift(A, _real_number("sigma", sigma))
 
 
@@ -243,7 +244,7 @@ def real_diagonal(what: str, diagonal: Any, A: LinearOperator, *, positive: bool
     if bad.size:
         raise RequestError(
             f"{what} expects {'positive ' if positive else ''}finite entries, but {bad.size} are not, the first at "
-            f"{bad[0]}: {values[bad[0]]}; {'add a small number' if positive else 'replace it'}"
+            f"{bad[0]}: {values[bad[0]]}; {'take absolute values, or add a small number' if positive else 'replace it'}"
         )
     return diagonal
 

@@ -1,5 +1,6 @@
 """Floor 0: the only door to the array libraries. Everything above sees arrays through these functions."""
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from slq.errors import DtypeError
 __all__ = [
     "Array",
     "as_complex",
+    "as_written",
     "detach",
     "device_of",
     "dot",
@@ -31,17 +33,16 @@ __all__ = [
     "itemsize",
     "largest_entry",
     "library_name",
+    "matmul",
     "namespace",
     "norm",
     "on_accelerator",
     "precision",
-    "project_out",
     "promote_inexact",
     "real",
     "recurrence_like",
     "scale_rows",
     "set_row",
-    "subtract_components",
     "subtract_rows",
     "to_host",
 ]
@@ -223,6 +224,19 @@ def dot(x: Array, y: Array) -> Array:
     return xp.sum(products, axis=-1, dtype=xp.float64)
 
 
+def as_written(x: Array) -> contextlib.AbstractContextManager[Any]:
+    """Inside, arrays like `x` are multiplied in their own precision: torch.autocast around slq is for products only."""
+    if is_torch_array(x):
+        return sys.modules["torch"].autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def matmul(x: Array, y: Array) -> Array:
+    """The product of matrices, in their own precision."""
+    with as_written(x):
+        return array_namespace(x, y).matmul(x, y)
+
+
 def real(x: Array) -> Array:
     """The real part; `x` itself if it is real (which some libraries refuse to take the real part of)."""
     return array_namespace(x).real(x) if is_complex(x) else x
@@ -262,25 +276,6 @@ def scale_rows(x: Array, factors: Array) -> Array:
 def subtract_rows(w: Array, factors: Array, x: Array) -> Array:
     """Row i of `w` minus `factors[i]` times row i of `x`, in the dtype of `w`."""
     return w - scale_rows(x, factors)
-
-
-@fused
-def project_out(rows: Array, vectors: Array) -> Array:
-    """Vector i of (k, n) minus its components along the orthonormal `rows[i]`, (k, r, n) in all.
-
-    Vectors stand on the left of each product: torch's batched product with single columns is 2-20 times slower.
-    """
-    xp = array_namespace(vectors)
-    conj = xp.conj if is_complex(vectors) else (lambda x: x)  # conjugates vectors, never the rows
-    v = vectors[:, None, :]
-    return subtract_components(rows, conj(xp.matmul(conj(v), xp.matrix_transpose(rows)))[:, 0, :], vectors)
-
-
-@fused
-def subtract_components(rows: Array, components: Array, vectors: Array) -> Array:
-    """Vector i of (k, n) minus Σᵣ components[i, r] rows[i, r]."""
-    xp = array_namespace(vectors)
-    return vectors - xp.matmul(xp.astype(components, vectors.dtype)[:, None, :], rows)[:, 0, :]
 
 
 def has_one_shape(x: Array) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from slq._arrays import Array, dot, imag, is_complex, largest_entry, namespace, norm, real, to_host
+from slq._arrays import Array, dot, imag, is_complex, largest_entry, matmul, namespace, norm, real, to_host
 from slq._check_vectors import draw
 from slq._products import Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
@@ -43,7 +43,7 @@ def first_product(products: Products, v: Array, check: bool) -> tuple[Array, flo
     pairs = check and not custom and v.shape[0] > 1
     unit_rows = w / xp.where((size > 0) & xp.isfinite(size), size, xp.ones_like(size))[:, None] if pairs else w
     if pairs:
-        forms = xp.matmul(xp.conj(v) if is_complex(v) else v, unit_rows.T)
+        forms = matmul(xp.conj(v) if is_complex(v) else v, unit_rows.T)
         columns.append(xp.astype(norm(dot(unit_rows, unit_rows)), size.dtype))
         for part in (real, imag) if is_complex(v) else (real,):
             columns.extend(part(forms)[i, :] for i in range(v.shape[0]))

@@ -15,6 +15,7 @@ from slq._arrays import (
     is_array,
     is_complex,
     itemsize,
+    matmul,
     namespace,
     precision,
     promote_inexact,
@@ -138,12 +139,12 @@ class _Deflation(Derived):
     def _project(self, x: Array) -> Array:
         if self._vecdot is None:
             return _project_out(x, self._basis)
-        return x - _components(self._basis, x, self._vecdot) @ self._basis
+        return x - matmul(_components(self._basis, x, self._vecdot), self._basis)
 
 
 @fused  # eagerly, JAX would copy the transpose
 def _project_out(x: Array, basis: Array) -> Array:
-    return x - conj(conj(x) @ basis.T) @ basis
+    return x - matmul(conj(matmul(conj(x), basis.T)), basis)
 
 
 def deflate(A: Any, vectors: Array) -> LinearOperator:
@@ -232,7 +233,7 @@ def _orthonormal_in(vecdot: Any, basis: Array) -> Array:
             "vectors= depend on each other in the operator's inner product; is it positive definite?"
         ) from None
     change = scipy.linalg.solve_triangular(factor, np.eye(size), lower=True)
-    return from_host(change.astype(gram.dtype), basis) @ basis
+    return matmul(from_host(change.astype(gram.dtype), basis), basis)
 
 
 def _require_whole(name: str, A: LinearOperator) -> None:

@@ -24,15 +24,15 @@ from typing import Any
 
 from slq._arrays import (
     Array,
+    as_written,
     dot,
     fused,
     is_complex,
     library_name,
+    matmul,
     namespace,
-    project_out,
     real,
     scale_rows,
-    subtract_components,
     subtract_rows,
 )
 from slq._products import LinearOperator, Products
@@ -121,8 +121,8 @@ class Vectors:
     def project(self, rows: Array, w: Array) -> Array:
         """`w` minus its components along the orthonormal (k, r, n) `rows`; `w` may be overwritten."""
         if self._own_dot is None:
-            return project_out(rows, w)
-        return subtract_components(rows, self._own_dot(rows, w[:, None, :]), w)
+            return _project_out(rows, w)
+        return _subtract_components(rows, self._own_dot(rows, w[:, None, :]), w)
 
 
 @fused
@@ -140,6 +140,25 @@ def _open_and_compare(y: Array, before: Array, b: Array, v: Array) -> tuple[Arra
 def _close(w: Array, a: Array, v: Array) -> tuple[Array, Array]:
     w = subtract_rows(w, a, v)
     return w, dot(w, w)
+
+
+@fused
+def _project_out(rows: Array, vectors: Array) -> Array:
+    """Vector i of (k, n) minus its components along the orthonormal `rows[i]`, (k, r, n) in all.
+
+    Vectors stand on the left of each product: torch's batched product with single columns is 2-20 times slower.
+    """
+    xp = namespace(vectors)
+    conj = xp.conj if is_complex(vectors) else (lambda x: x)  # conjugates vectors, never the rows
+    v = vectors[:, None, :]
+    return _subtract_components(rows, conj(matmul(conj(v), xp.matrix_transpose(rows)))[:, 0, :], vectors)
+
+
+@fused
+def _subtract_components(rows: Array, components: Array, vectors: Array) -> Array:
+    """Vector i of (k, n) minus Σᵣ components[i, r] rows[i, r]."""
+    xp = namespace(vectors)
+    return vectors - matmul(xp.astype(components, vectors.dtype)[:, None, :], rows)[:, 0, :]
 
 
 @fused
@@ -213,8 +232,9 @@ class _InPlace(Vectors):
     def project(self, rows: Array, w: Array) -> Array:
         conj = (lambda x: x.conj()) if is_complex(w) else (lambda x: x)  # of vectors, never of the rows
         v = w[:, None, :]
-        components = conj(conj(v) @ rows.mT)
-        v.baddbmm_(components, rows, alpha=-1)
+        with as_written(w):
+            components = conj(conj(v) @ rows.mT)
+            v.baddbmm_(components, rows, alpha=-1)
         return w
 
 
@@ -238,7 +258,7 @@ class _Kernels(_InPlace):
         return w
 
     def project(self, rows: Array, w: Array) -> Array:
-        return project_out(rows, w)
+        return _project_out(rows, w)
 
 
 @functools.cache

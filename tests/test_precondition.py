@@ -42,10 +42,10 @@ def test_other_libraries(library):
     ("diagonal", "kind", "message"),
     [
         (D[:-1], ShapeError, rf"diagonal= expects shape \({N},\), got \({N - 1},\)"),
-        (np.where(D > 2, 0.0, D), RequestError, r"expects positive finite entries, but \d+ are not.*: 0\.0; add a"),
+        (np.where(D > 2, 0.0, D), RequestError, r"expects positive finite entries, but \d+ are not.*: 0\.0; take a"),
         (np.where(D > 2, np.inf, D), RequestError, "expects positive finite entries"),
         (np.full(N, np.nan), RequestError, rf"but {N} are not, the first at 0: nan"),
-        (np.where(D > 2, np.longdouble("1e-400"), D), RequestError, r"but \d+ are not.*: 0\.0; add a small"),
+        (np.where(D > 2, np.longdouble("1e-400"), D), RequestError, r"but \d+ are not.*: 0\.0; take absolute"),
         (D + 0j, RequestError, "diagonal= expects real entries, got dtype complex128; take their real part"),
         (list(D), PlacementError, "diagonal= is a list, but the operator is of"),
     ],

@@ -258,3 +258,23 @@ def test_without_numba_the_blocks_do_the_work(monkeypatch):
     monkeypatch.setattr(_host_vectors.importlib, "import_module", cannot_cache)
     assert _host_vectors.compiled() is None
     _host_vectors.compiled.cache_clear()
+
+
+def test_autocast_of_the_caller_is_for_products_only():
+    """Inside torch.autocast the recurrence keeps its precision, and products have the caller's."""
+    torch = pytest.importorskip("torch")
+    d = torch.linspace(1, 2, 300)
+    inside: list[bool] = []
+
+    def product(x):
+        inside.append(torch.is_autocast_enabled("cpu"))
+        return x * d
+
+    A = slq.aslinearoperator(product, like=d, batched=True)
+    plain = slq.spectral_measure(A, num_probes=2, num_steps=20)
+    inside.clear()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = slq.spectral_measure(A, num_probes=2, num_steps=20)
+    assert all(inside)
+    np.testing.assert_array_equal(found.alpha, plain.alpha)
+    np.testing.assert_array_equal(found.beta, plain.beta)

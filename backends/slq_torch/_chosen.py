@@ -25,7 +25,7 @@ Way = Callable[..., Mode]  # (data, compiled=False)
 # How torch says that it cannot differentiate something a second time, or forward.
 _NO_DERIVATIVE = re.compile(
     r"not implemented|forward AD|double backward|setup_context|saved tensor hooks|ZeroTensors|in-place|inplace"
-    r"|once_differentiable"
+    r"|once_differentiable|don't support automatic differentiation"
 )
 
 

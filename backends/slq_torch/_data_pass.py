@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from slq.errors import (
     UnusedParameterWarning,
 )
 from slq_torch._batch_norm import statistics, uses_batch_statistics
-from slq_torch._guard import parameters_of, untouched
+from slq_torch._guard import parameters_of, untouched, unwritten
 from slq_torch._modules import random_loss, refuse, unwrapped
 from slq_torch._parameters import Parameters, Selection
 from slq_torch._pieces import LossFunction, Owner, Piece, Pieces, sum_and_weight
@@ -190,7 +190,8 @@ class DataPass:
         cast: set[torch.dtype] = set()
 
         def evaluate(piece: Piece) -> tuple[float, float | None]:
-            with naming(piece.number, piece.batch), autocasts(self.parameters.like.device.type) as found:
+            look = unwritten(self.model) if self.first is None else nullcontext()
+            with naming(piece.number, piece.batch), autocasts(self.parameters.like.device.type) as found, look:
                 result = self._evaluate(piece)
             cast.update(found)
             loss, weight = sum_and_weight(result)

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slq.errors import OperatorError
 
-__all__ = ["parameters_of", "untouched"]
+__all__ = ["parameters_of", "untouched", "unwritten"]
 
 
 @contextmanager
@@ -48,6 +48,30 @@ def untouched(model: torch.nn.Module, *, forward: bool = False) -> Iterator[None
                     buffer.data.copy_(before)  # through .data: a graph of the user's that holds the buffer stays valid
             for module, training in zip(model.modules(), modes, strict=True):
                 module.training = training
+
+
+@contextmanager
+def unwritten(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, the model is called; parameters that this writes to come back, with an error.
+
+    Raises
+    ------
+    OperatorError
+        With the name of the parameter.
+    """
+    before = {name: (p, p._version, p.detach().clone()) for name, p in model.named_parameters()}
+    try:
+        yield
+    finally:
+        written = [name for name, (p, version, _) in before.items() if p._version != version]
+        for name in written:
+            p, _, values = before[name]
+            p.data.copy_(values)
+    if written:
+        raise OperatorError(
+            f"the loss writes to parameter {written[0]} in place (F.embedding with max_norm does), which no derivative "
+            "sees; its values are restored; take the operation out of the loss"
+        )
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Ways to multiply with the Hessian of the loss of a piece of the data."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 
 from slq.errors import RequestError
 from slq_torch._data_pass import DataPass, Piece
+from slq_torch._trace import linearized
 
 __all__ = ["Difference", "DoubleBackward", "Jvp", "Linearize", "best_step", "gradient_at", "gradient_of"]
 
@@ -128,12 +128,7 @@ class Linearize(_Forward):
 
     def _trace(self, piece: Piece) -> tuple[torch.Tensor, Callable]:
         gradient = torch.func.grad(self._loss)
-        # torch 2.13 crashes where it traces what has no forward derivative (F.mse_loss); without a trace it raises.
-        torch.func.jvp(lambda values: gradient(values, piece), (self._values,), (self._values,))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's tracing, which concern its developers
-            _, linear = torch.func.linearize(lambda *values: gradient(values, piece), *self._values)
-            linear(*self._values)  # folds the constants of the trace, which Dynamo could not follow
+        linear = linearized(lambda *values: gradient(values, piece), self._values, lambda: self._data.evaluating(piece))
         push = torch.vmap(lambda tangents: linear(*tangents), randomness="same")
         with torch.no_grad():
             loss = self._data.summed_loss(piece)[0]

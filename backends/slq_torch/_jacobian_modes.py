@@ -1,6 +1,5 @@
 """Ways to multiply with Jᵀ M J, where J is the Jacobian of the outputs and M a matrix on them."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 
 from slq_torch._data_pass import DataPass, Piece
 from slq_torch._output_curvature import Curvature, Matrix
+from slq_torch._trace import linearized
 from slq_torch._trees import leaves
 
 __all__ = ["JacobianJvp", "JacobianLinearize", "TwoBackward", "output_tensors"]
@@ -148,14 +148,14 @@ class _Pushing(_Base):
             return self._function(values, piece)
 
         pullback: Callable[..., Any] = torch.func.vjp(function, *self._values)[1]
-        push = torch.vmap(self._pushforward(function), randomness="same")
+        push = torch.vmap(self._pushforward(function, piece), randomness="same")
         pull = torch.vmap(pullback, randomness="same")
         with torch.no_grad():
             outputs = self._outputs(piece)
         matrix = self._matrix(piece, outputs)
         return _Pushed(matrix, torch.compile(push) if self._compiled else push, pull)
 
-    def _pushforward(self, function: Callable[..., Any]) -> Callable[[Sequence[torch.Tensor]], Any]:
+    def _pushforward(self, function: Callable[..., Any], piece: Piece) -> Callable[[Sequence[torch.Tensor]], Any]:
         raise NotImplementedError
 
 
@@ -164,7 +164,8 @@ class JacobianJvp(_Pushing):
 
     name = "jvp"
 
-    def _pushforward(self, function: Callable[..., Any]) -> Callable[[Sequence[torch.Tensor]], Any]:
+    def _pushforward(self, function: Callable[..., Any], piece: Piece) -> Callable[[Sequence[torch.Tensor]], Any]:
+        del piece
         return lambda tangents: torch.func.jvp(function, self._values, tuple(tangents))[1]
 
 
@@ -173,12 +174,8 @@ class JacobianLinearize(_Pushing):
 
     name = "linearize"
 
-    def _pushforward(self, function: Callable[..., Any]) -> Callable[[Sequence[torch.Tensor]], Any]:
-        torch.func.jvp(function, self._values, self._values)  # raises where a trace can crash torch 2.13
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's tracing, which concern its developers
-            _, linear = torch.func.linearize(function, *self._values)
-            linear(*self._values)  # folds the constants of the trace, which Dynamo could not follow
+    def _pushforward(self, function: Callable[..., Any], piece: Piece) -> Callable[[Sequence[torch.Tensor]], Any]:
+        linear = linearized(function, self._values, lambda: self._data.evaluating(piece))
         return lambda tangents: linear(*tangents)
 
 

@@ -96,6 +96,12 @@ def _compare(data: DataPass, make: Callable[[DataPass], Mode]) -> _Comparison:
     direction = random_unit(gradient) if dtype == torch.float64 else direction_for(gradient)
     product = torch.zeros_like(direction)
     mode.add_products(data.first, direction[None], product[None])
+    lost = [name for name, part in data.parameters.unravel(product).items() if not part.isfinite().all()]
+    if lost:
+        raise OperatorError(
+            f"the product by {mode.name} contains NaN or infinity for {owner_of(data.model, lost[0])}; look for norms, "
+            "roots and quotients at zero in the loss, or leave the parameter out by params="
+        )
     best = _Comparison(float("inf"), "")
     for step in _STEPS[dtype]:
         ahead, behind = (gradient_at(data, data.first, direction * h) for h in (step, -step))
