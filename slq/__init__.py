@@ -3,6 +3,7 @@
 from slq import analysis, errors, metrics
 from slq._algebra import add, scale, shift
 from slq._check_operator import check_operator
+from slq._drivers import register_driver
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
 from slq._golub_kahan import Bidiagonal, golub_kahan
@@ -54,6 +55,7 @@ __all__ = [
     "metrics",
     "precondition",
     "rademacher",
+    "register_driver",
     "restrict",
     "scale",
     "shift",

@@ -24,9 +24,8 @@ from slq._host_vectors import host_vectors
 from slq._lanczos import basis_size, start
 from slq._products import product_error, workspace
 from slq._quadrature import singular_run_lengths
-from slq._recurrence import breakdown
 from slq._source import count
-from slq._vectors import Vectors, length_of
+from slq._vectors import Vectors, breakdown, length_of
 from slq._wrappers import check_size
 from slq.errors import NonFiniteError, OperatorError, SlqError
 

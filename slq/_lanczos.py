@@ -19,6 +19,7 @@ from slq._arrays import (
     to_host,
 )
 from slq._basis import Basis, storage_for
+from slq._drivers import driven
 from slq._operators import aslinearoperator
 from slq._products import LinearOperator, Products, complexified, inner
 from slq._recurrence import Recurrence, Tridiagonal
@@ -167,6 +168,18 @@ def run(
 ) -> Tridiagonal:
     """`lanczos` from unit vectors as `start` makes them, whose buffer is used up."""
     keep = basis_size(reorthogonalize, num_steps)
+    found = driven(
+        products,
+        v,
+        num_steps,
+        check=check,
+        reorthogonalize=reorthogonalize,
+        return_basis=return_basis,
+        basis_dtype=basis_dtype,
+        progress=progress,
+    )
+    if found is not None:
+        return found
     storage = storage_for(basis_dtype if keep else None, v)
     passes = 2 if storage.eps else 1  # a rounded basis cannot give the start back
     while True:

@@ -1,26 +1,21 @@
 """Floor 2: the loop of the Lanczos recurrence. Nothing is read from a device between the first product and the last."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from slq import _checks
-from slq._arrays import Array, imag, is_complex, is_numpy, namespace, precision, real, to_host
+from slq._arrays import Array, imag, is_complex, is_numpy, namespace, real, to_host
 from slq._basis import Basis
 from slq._host_vectors import host_vectors
 from slq._products import Products, product_error
 from slq._quadrature import run_lengths
-from slq._vectors import device_vectors
+from slq._vectors import breakdown, device_vectors
 from slq.errors import NonFiniteError, ProductError
 
-__all__ = ["Recurrence", "Tridiagonal", "breakdown"]
-
-# A residual of fewer roundings than this of the norm seen so far is an invariant subspace. Measured where it should be
-# zero (2 to 6 distinct eigenvalues, dense, n up to 2000): up to 640. Missing one does no harm, as the run goes on with
-# tiny weights; ending a run too early would, and in float32 the bulk below outliers is not far above ten.
-_BREAKDOWN = {True: 1000.0, False: 10.0}
+__all__ = ["Recurrence", "Tridiagonal", "cut_at_end", "require_finite"]
 
 # Where a projection takes more than half of ‖w‖², what it leaves of the basis is no longer rounding of what is left of
 # w, and a second one is due (Daniel, Gragg, Kaufman and Stewart 1976).
@@ -42,11 +37,6 @@ class Tridiagonal(NamedTuple):
     alpha: np.ndarray
     beta: np.ndarray
     basis: Array | None = None
-
-
-def breakdown(v: Array) -> float:
-    """How small a residual is zero, relative to the norm seen so far."""
-    return _BREAKDOWN[bool(namespace(v).finfo(v.dtype).bits > 32)] * precision(v)
 
 
 class Recurrence:
@@ -117,7 +107,7 @@ class Recurrence:
             if work.on_host and not b.any():
                 break  # every run met an invariant subspace
         found, read = self._read(num_steps)
-        self._require_finite(*found)
+        require_finite(self.products, *found, self._faults)
         if "drop" in read:
             alive = (read["beta"] > 0) & np.isfinite(read["drop"])
             self.needs_second_pass = bool((read["drop"][alive] < _DROP).any())
@@ -193,11 +183,7 @@ class Recurrence:
         rows = to_host(xp.stack([x for column in columns.values() for x in column])).astype(np.float64)
         ends = np.cumsum([len(column) for column in columns.values()])[:-1]
         read = dict(zip(columns, np.split(rows, ends), strict=True))
-        alpha, beta = (np.zeros((rows.shape[1], num_steps)) for _ in range(2))
-        for row, length in enumerate(run_lengths(read["beta"].T)):
-            alpha[row, :length] = read["alpha"][:length, row] / self._unit
-            beta[row, :length] = read["beta"][:length, row] / self._unit
-        return (alpha, beta), read
+        return cut_at_end(read["alpha"].T / self._unit, read["beta"].T / self._unit, num_steps), read
 
     def _look_for_faults(self, a: np.ndarray, w: np.ndarray, v: np.ndarray) -> None:
         for row in np.flatnonzero(~np.isfinite(a)).tolist():
@@ -208,22 +194,35 @@ class Recurrence:
                     f"larger than {self._work.largest(v, row):.3g}"
                 )
 
-    def _require_finite(self, alpha: np.ndarray, beta: np.ndarray) -> None:
-        """Raise for runs that met NaN or infinity; the others are kept in the error."""
-        finite = np.isfinite(alpha) & np.isfinite(beta)
-        bad = np.flatnonzero(~finite.all(axis=1)).tolist()
-        if not bad:
-            return
-        steps = finite[bad].argmin(axis=1)
-        first, worst = int(steps.min()), bad[int(steps.argmin())]
-        lost = [i + self.products.first_row for i in bad]
-        error = NonFiniteError(
-            f"the product of step {first} contains NaN or infinity for probe {worst + self.products.first_row}"
-            f"{self._faults.get(worst, '')}; probes {lost} are lost, the others are in `.partial`; "
-            "look for a division by zero, an overflow, bad data or a state that changes inside the operator",
-            probes=lost,
-            step=first,
-        )
-        good = finite.all(axis=1)
-        error.partial = Tridiagonal(alpha[good], beta[good]) if good.any() else None
-        raise error
+
+def cut_at_end(alpha: np.ndarray, beta: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (k, steps) as (k, num_steps) arrays with nothing but zeros after the end of each run."""
+    cut_alpha, cut_beta = (np.zeros((len(beta), num_steps)) for _ in range(2))
+    for row, length in enumerate(run_lengths(beta)):
+        cut_alpha[row, :length] = alpha[row, :length]
+        cut_beta[row, :length] = beta[row, :length]
+    return cut_alpha, cut_beta
+
+
+def require_finite(products: Products, alpha: np.ndarray, beta: np.ndarray, faults: Mapping[int, str]) -> None:
+    """Raise for runs that met NaN or infinity; the others are kept in the error.
+
+    `faults` tells more of rows.
+    """
+    finite = np.isfinite(alpha) & np.isfinite(beta)
+    bad = np.flatnonzero(~finite.all(axis=1)).tolist()
+    if not bad:
+        return
+    steps = finite[bad].argmin(axis=1)
+    first, worst = int(steps.min()), bad[int(steps.argmin())]
+    lost = [i + products.first_row for i in bad]
+    error = NonFiniteError(
+        f"the product of step {first} contains NaN or infinity for probe {worst + products.first_row}"
+        f"{faults.get(worst, '')}; probes {lost} are lost, the others are in `.partial`; "
+        "look for a division by zero, an overflow, bad data or a state that changes inside the operator",
+        probes=lost,
+        step=first,
+    )
+    good = finite.all(axis=1)
+    error.partial = Tridiagonal(alpha[good], beta[good]) if good.any() else None
+    raise error
