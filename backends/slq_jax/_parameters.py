@@ -1,5 +1,8 @@
-"""A tree of parameters as one flat vector."""
+"""Which leaves of a tree are differentiated, and the tree as one flat vector."""
 
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -7,64 +10,133 @@ import jax.numpy as jnp
 import numpy as np
 
 from slq.errors import DtypeError, OperatorError, RequestError, ShapeError
+from slq_jax._layout import Flat, layout_of
 
-__all__ = ["join", "result_dtype", "split", "to_device_tree"]
+__all__ = ["Parameters", "Selection", "Tree"]
+
+Selection = str | Iterable[str] | Callable[[str, Any], bool] | None
 
 
-def to_device_tree(params: Any) -> Any:
-    """The tree with JAX arrays as leaves; NumPy leaves are converted.
+@dataclass(frozen=True)
+class Tree:
+    """How the user's tree is made of leaves that are differentiated and others; a static key of compilations."""
+
+    structure: Any
+    chosen: tuple[bool, ...]
+
+    def join(self, chosen: Iterable[Any], others: Iterable[Any]) -> Any:
+        """The tree."""
+        first, second = iter(chosen), iter(others)
+        return jax.tree.unflatten(self.structure, [next(first if c else second) for c in self.chosen])
+
+
+class Parameters:
+    """The leaves of a tree, in their order, with names made of the keys on the way to them: ``"layers.0.kernel"``.
+
+    Parameters
+    ----------
+    params : tree of arrays
+    select : str, iterable of str, callable or None
+        Which leaves: a name or pattern (``"encoder.*"``), several, or a function (name, leaf) -> bool; default: all.
 
     Raises
     ------
-    OperatorError
-        If the tree has no leaves.
     DtypeError
-        If a leaf is not real floating-point, or is float64 while JAX would make it float32.
+        If a chosen leaf is not real floating-point, or is float64 while JAX would make it float32.
+    OperatorError
+        If there is no leaf to differentiate; if a leaf was donated, or belongs to a transformation under way.
+    RequestError
+        If a name or pattern finds nothing.
     """
-    paths, structure = jax.tree.flatten_with_path(params)
-    if not paths:
-        raise OperatorError("params hold no arrays: there is nothing to differentiate")
-    leaves = []
-    for path, leaf in paths:
-        name = jax.tree_util.keystr(path) or "params"
-        dtype = np.result_type(leaf) if not hasattr(leaf, "dtype") else leaf.dtype
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise DtypeError(
-                f"{name} has dtype {dtype}; only floating-point leaves can be differentiated: close over the others"
+
+    def __init__(self, params: Any, select: Selection = None) -> None:
+        paths, structure = jax.tree.flatten_with_path(params)
+        if not paths:
+            raise OperatorError("params hold no arrays: there is nothing to differentiate")
+        names = [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path, _ in paths]
+        everything = dict(zip(names, (leaf for _, leaf in paths), strict=True))
+        wanted = _selected(everything, select)
+        if not wanted:
+            raise OperatorError(f"select= leaves none of {len(names)} leaves: there is nothing to differentiate")
+        self.tree = Tree(structure, tuple(name in wanted for name in names))
+        self.named = {name: _usable(name, leaf) for name, leaf in everything.items() if name in wanted}
+        self.leaves = tuple(self.named.values())
+        self.others = tuple(leaf for name, leaf in everything.items() if name not in wanted)
+        wide = any(leaf.dtype == jnp.float64 for leaf in self.leaves)
+        self.dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
+        self.layout: Flat = layout_of(self.leaves, self.dtype)
+        self.n = sum(leaf.size for leaf in self.leaves)
+
+    def matching(self, pattern: str) -> list[str]:
+        """The names that a name or pattern means."""
+        return [name for name in self.named if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+
+    def require_alive(self) -> None:
+        """Raise if a leaf was donated since construction."""
+        for name, leaf in self.named.items():
+            _require_alive(name, leaf)
+
+    def unravel(self, v: jax.Array) -> Any:
+        """A flat (n,) vector as a tree like the parameters, with None in place of leaves that are not chosen."""
+        if jnp.shape(v) != (self.layout.size,):
+            raise ShapeError(
+                f"expected a vector of shape ({self.layout.size},), got {jnp.shape(v)}; pass one row at a time"
             )
-        if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
-            raise DtypeError(
-                f"{name} is float64, which JAX would silently make float32; call "
-                "jax.config.update('jax_enable_x64', True) first, or convert to float32 yourself"
-            )
-        leaves.append(jnp.asarray(leaf))
-    return jax.tree.unflatten(structure, leaves)
+        return self.tree.join(self.layout.split(v), [None] * len(self.others))
+
+    def ravel(self, tree: Any) -> jax.Array:
+        """A tree like the parameters as a flat vector: the inverse of `unravel`; other leaves are not looked at."""
+        leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None and bool(self.others))
+        if self.others and structure != self.tree.structure:
+            leaves, structure = jax.tree.flatten(tree)
+        if structure != self.tree.structure:
+            raise RequestError(f"expected a tree of structure {self.tree.structure}, got {structure}")
+        chosen = [leaf for leaf, c in zip(leaves, self.tree.chosen, strict=True) if c]
+        for leaf, p in zip(chosen, self.leaves, strict=True):
+            if jnp.shape(leaf) != p.shape:
+                raise ShapeError(f"expected leaves of the shapes of the parameters: {p.shape}, got {jnp.shape(leaf)}")
+        return self.layout.join([jnp.asarray(leaf) for leaf in chosen])
 
 
-def result_dtype(params: Any) -> Any:
-    """float64 if a leaf is, else float32."""
-    wide = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
-    return jnp.float64 if wide else jnp.float32
+def _selected(everything: Mapping[str, Any], select: Selection) -> set[str]:
+    if select is None:
+        return set(everything)
+    if callable(select):
+        return {name for name, leaf in everything.items() if select(name, leaf)}
+    patterns = [select] if isinstance(select, str) else list(select)
+    found: set[str] = set()
+    for pattern in patterns:
+        matching = {name for name in everything if name == pattern or fnmatch.fnmatchcase(name, pattern)}
+        if not matching:
+            raise RequestError(f"select={pattern!r} finds no leaf; the leaves are {', '.join(everything)}")
+        found |= matching
+    return found
 
 
-def split(v: jax.Array, params: Any) -> Any:
-    """A flat vector as a tree with the shapes and dtypes of `params`."""
-    leaves, structure = jax.tree.flatten(params)
-    n = sum(leaf.size for leaf in leaves)
-    if v.shape != (n,):
-        raise ShapeError(f"expected a vector of shape ({n},), got {v.shape}; pass one row at a time")
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1].tolist()
-    parts = [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(jnp.split(v, ends), leaves, strict=True)]
-    return jax.tree.unflatten(structure, parts)
+def _usable(name: str, leaf: Any) -> jax.Array:
+    if isinstance(leaf, jax.core.Tracer):
+        raise OperatorError(
+            f"{name} is a tracer: an operator holds numbers, and cannot be built inside jit, grad or vmap; build it "
+            "outside, or use slq_jax.lanczos, which can be traced"
+        )
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise DtypeError(
+            f"{name} has dtype {dtype}; only floating-point leaves can be differentiated: close over the others, or "
+            "leave them out by select="
+        )
+    if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise DtypeError(
+            f"{name} is float64, which JAX would silently make float32; call "
+            "jax.config.update('jax_enable_x64', True) first, or convert to float32 yourself"
+        )
+    _require_alive(name, leaf)
+    return jnp.asarray(leaf)
 
 
-def join(tree: Any, params: Any) -> jax.Array:
-    """A tree of the shapes of `params` as a flat vector: the inverse of `split`."""
-    leaves, structure = jax.tree.flatten(tree)
-    expected: Any = jax.tree.structure(params)
-    if structure != expected:
-        raise RequestError(f"expected a tree of structure {expected}, got {structure}")
-    for leaf, p in zip(leaves, jax.tree.leaves(params), strict=True):
-        if jnp.shape(leaf) != p.shape:
-            raise ShapeError(f"expected leaves of the shapes of the parameters: {p.shape}, got {jnp.shape(leaf)}")
-    return jnp.concatenate([jnp.ravel(leaf).astype(result_dtype(params)) for leaf in leaves])
+def _require_alive(name: str, leaf: Any) -> None:
+    if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        raise OperatorError(
+            f"{name} was donated to a compiled function, and its buffer is gone; build the operator from the "
+            "parameters that the training step returned, or from a copy made before it"
+        )

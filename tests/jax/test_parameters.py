@@ -77,14 +77,14 @@ def test_nothing_to_differentiate(empty):
     [(np.arange(3), "int64"), (np.ones(3, bool), "bool"), (np.ones(3) + 1j, "complex128"), (3, "int")],
 )
 def test_leaves_that_cannot_be_differentiated(leaf, dtype):
-    with pytest.raises(DtypeError, match=rf"\['steps'\] has dtype {dtype}.*close over the others"):
+    with pytest.raises(DtypeError, match=rf"steps has dtype {dtype}.*close over the others"):
         hessian_operator(squares, {"steps": leaf, "w": np.ones(3)}, np.ones(4))
 
 
 @pytest.mark.parametrize("leaf", [np.ones(3), 1.5])
 def test_float64_without_x64_is_refused(leaf):
     jax.config.update("jax_enable_x64", False)
-    with pytest.raises(DtypeError, match=r"\['w'\] is float64, which JAX would silently make float32.*jax_enable_x64"):
+    with pytest.raises(DtypeError, match=r"w is float64, which JAX would silently make float32.*jax_enable_x64"):
         hessian_operator(squares, {"w": leaf}, np.ones(4, np.float32))
 
 

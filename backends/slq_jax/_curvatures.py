@@ -1,0 +1,152 @@
+"""Curvature matrices of a piece of data as linear functions of the leaves, linearised so that residuals exist once.
+
+Each class is a static key of compilations. `linearize` returns a `Partial`, a tree whose arrays are the residuals: it
+can leave a compiled function, be kept, and be applied in another.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from slq_jax._layout import Leaves
+from slq_jax._objective import Objective, Piece, size_of
+from slq_jax._output_matrices import Matrix
+from slq_jax._parameters import Tree
+
+__all__ = ["Covariance", "Curvature", "GaussNewton", "Hessian", "gradient", "transposed"]
+
+
+class Curvature(Protocol):
+    """A matrix for each piece of the data; the operator is their sum, divided by the sum of the weights."""
+
+    objective: Objective
+
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
+        """The product with tangents of the leaves."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hessian:
+    """The Hessian of the summed loss, forward over reverse."""
+
+    objective: Objective
+
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
+        """The derivative of the gradient."""
+        del extra
+        return jax.linearize(lambda x: gradient(self.objective, tree, x, others, piece)[0], leaves)[1]
+
+
+def gradient(
+    objective: Objective, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece
+) -> tuple[Leaves, jax.Array]:
+    """The gradient of the summed loss of a piece, and that loss."""
+
+    def summed(leaves: Leaves) -> jax.Array:
+        return objective.summed(tree.join(leaves, others), piece.batch)[0]
+
+    loss, cotangents = jax.value_and_grad(summed)(leaves)
+    return cotangents, loss
+
+
+@dataclass(frozen=True)
+class GaussNewton:
+    """Jᵀ M J, with J the Jacobian of the outputs and M a matrix on them.
+
+    J is made by transposing Jᵀ: functions with a reverse rule of their own (`jax.custom_vjp`) have no other.
+    """
+
+    objective: Objective
+    forward: Callable[[Any, Any], Any]
+    matrix: Matrix
+
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
+        """J, M and Jᵀ one after the other."""
+        del extra
+
+        def outputs(leaves: Leaves) -> Any:
+            z = self.forward(tree.join(leaves, others), piece.batch)
+            return _floating(z), z
+
+        z, pull, whole = jax.vjp(outputs, leaves, has_aux=True)
+        product = self.matrix.linearize(self.objective, whole, z, piece)
+        return Partial(_JacobianTwice(_shapes(z)), pull, product)
+
+
+@dataclass(frozen=True)
+class _JacobianTwice:
+    shapes: tuple[Any, ...]
+
+    def __call__(self, pull: Any, product: Any, tangents: Leaves) -> Leaves:
+        slopes = jax.linear_transpose(lambda *z: pull(tuple(z))[0], *_structs(self.shapes))(tangents)
+        return pull(tuple(product(tuple(slopes))))[0]
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """Σ wᵢ (gᵢ − g)(gᵢ − g)ᵀ, wᵢ gᵢ being the gradient of the summed loss of item i, and g = `extra`, zero if None."""
+
+    objective: Objective
+    per_example: bool
+
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
+        """With L the vector of the summed losses: Lʹ, then its transpose."""
+
+        def summed(leaves: Leaves, batch: Any) -> tuple[jax.Array, Any]:
+            return self.objective.summed(tree.join(leaves, others), batch)
+
+        def losses(leaves: Leaves) -> tuple[jax.Array, Any]:
+            if not self.per_example:
+                loss, weight = summed(leaves, piece.batch)
+                return loss[None], weight[None]
+            return jax.vmap(lambda i: summed(leaves, _row(piece.batch, i)))(jnp.arange(size_of(piece.batch)))
+
+        items, pull, weights = jax.vjp(losses, leaves, has_aux=True)
+        return Partial(_Deviations(_shapes((items,))), pull, weights, extra)
+
+
+@dataclass(frozen=True)
+class _Deviations:
+    shapes: tuple[Any, ...]
+
+    def __call__(self, pull: Any, weights: jax.Array, mean: Leaves | None, tangents: Leaves) -> Leaves:
+        (slopes,) = jax.linear_transpose(lambda z: pull(z)[0], *_structs(self.shapes))(tangents)
+        slopes = slopes * jnp.where(weights > 0, 1 / jnp.where(weights > 0, weights, 1), 0).astype(slopes.dtype)
+        if mean is None:
+            return pull(slopes)[0]
+        slopes = slopes - sum(jnp.vdot(g, t.astype(g.dtype)) for g, t in zip(mean, tangents, strict=True))
+        total = jnp.sum(weights * slopes)
+        return tuple(x - (total * g).astype(x.dtype) for x, g in zip(pull(slopes)[0], mean, strict=True))
+
+
+def transposed(push: Any, leaves: Leaves) -> Callable[[Any], Leaves]:
+    """The transpose of a linear function of leaves."""
+    return lambda cotangents: jax.linear_transpose(push, leaves)(cotangents)[0]
+
+
+def _row(batch: Any, i: Any) -> Any:
+    """Sample i as a batch of one."""
+    size = size_of(batch)
+
+    def take(x: Any) -> Any:
+        return jax.lax.dynamic_slice_in_dim(x, i, 1) if jnp.ndim(x) and x.shape[0] == size else x
+
+    return jax.tree.map(take, batch)
+
+
+def _floating(outputs: Any) -> Leaves:
+    """The outputs that have derivatives."""
+    return tuple(x for x in map(jnp.asarray, jax.tree.leaves(outputs)) if jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def _shapes(leaves: Leaves) -> tuple[Any, ...]:
+    return tuple((x.shape, x.dtype) for x in leaves)
+
+
+def _structs(shapes: tuple[Any, ...]) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]

@@ -1,0 +1,63 @@
+"""Where the entries of a tree are in a flat vector."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+__all__ = ["Flat", "layout_of"]
+
+Leaves = tuple[jax.Array, ...]
+Push = Callable[[Leaves], Leaves]  # tangents of the leaves -> cotangents, linear
+
+
+@dataclass(frozen=True)
+class Flat:
+    """The leaves one after the other, on one device. Hashable: a static key of compilations.
+
+    Attributes
+    ----------
+    shapes, dtypes : tuple
+        Of the leaves.
+    dtype : dtype
+        Of the vectors.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+    dtype: Any
+
+    @property
+    def size(self) -> int:
+        """The length of a vector."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    def split(self, v: jax.Array) -> Leaves:
+        """A vector as leaves of the shapes and dtypes of the parameters."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])[:-1].tolist()
+        parts = zip(jnp.split(v, ends), self.shapes, self.dtypes, strict=True)
+        return tuple(part.reshape(shape).astype(dtype) for part, shape, dtype in parts)
+
+    def join(self, leaves: Iterable[jax.Array]) -> jax.Array:
+        """Leaves of these shapes as a vector."""
+        return jnp.concatenate([jnp.ravel(leaf).astype(self.dtype) for leaf in leaves])
+
+    def map_rows(self, push: Push, vectors: jax.Array, together: int) -> jax.Array:
+        """The vectors that `push` makes of the rows of `vectors`, so many at once."""
+
+        def one(v: jax.Array) -> jax.Array:
+            return self.join(push(self.split(v)))
+
+        rows = len(vectors)
+        if together == 1 or rows == 1:
+            return lax.map(one, vectors)
+        return jax.vmap(one)(vectors) if together >= rows else lax.map(one, vectors, batch_size=together)
+
+
+def layout_of(leaves: Sequence[jax.Array], dtype: Any) -> Flat:
+    """The layout of vectors that belong to parameters."""
+    return Flat(tuple(leaf.shape for leaf in leaves), tuple(jnp.dtype(leaf.dtype) for leaf in leaves), dtype)

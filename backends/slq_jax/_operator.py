@@ -1,0 +1,175 @@
+"""What all operators of JAX functions share: products are weighted sums over the pieces of the data."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from slq.adapters import available_memory
+from slq.errors import RequestError, ShapeError
+from slq_jax._curvatures import Curvature
+from slq_jax._data import Data
+from slq_jax._driver import Linear
+from slq_jax._objective import Piece, require_hashable
+from slq_jax._parameters import Parameters, Selection
+from slq_jax._product import Arrays, Fresh, Kept, add_piece, apply, evaluate, gradient_of, linearized, linearized_piece
+from slq_jax._settings import Settings
+
+__all__ = ["ModelOperator"]
+
+_SHARE = 4  # linearisations that take less than this part of the free memory are kept
+
+
+class ModelOperator:
+    """A symmetric operator on the leaves of a tree: Σ over the data / Σ weights.
+
+    Attributes
+    ----------
+    shape : (n, n)
+        n is the number of parameters.
+    like : (0,) array
+        Dtype and device of the vectors.
+    """
+
+    def __init__(self, curvature: Curvature, params: Any, data: Any, select: Selection, settings: Settings) -> None:
+        require_hashable(curvature.objective.loss_fn, "loss")
+        self._parameters = p = Parameters(params, select)
+        self._settings, objective = settings, curvature.objective
+        self.shape = (p.n, p.n)
+        self.like = jnp.empty(0, dtype=p.dtype, device=p.leaves[0].sharding)
+        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in p.leaves)
+        self._rounding = eps
+
+        def look(piece: Piece) -> tuple[float, float | None]:
+            loss, weight = evaluate(objective, p.tree, p.leaves, p.others, piece.batch)
+            return float(loss), None if weight is None else float(weight)
+
+        self._data = Data(data, settings, look, eps**0.5, self.like)
+        groups = self._data.groups or []
+        on_host = all(d.platform == "cpu" for d in self.like.devices())
+        self._product = Fresh(
+            curvature, p.tree, p.layout, tuple(s for s, _ in groups), settings.together or (1 if on_host else 1 << 30)
+        )
+        weight = jnp.asarray(self._data.weighed.weight, p.dtype)
+        decay = _diagonal(p, settings.weight_decay)
+        self._arrays = Arrays(p.leaves, p.others, tuple(piece for _, piece in groups), weight, decay, None)
+        self._linear: Linear | None = None
+
+    def matvec(self, x: jax.Array, /) -> jax.Array:
+        """The product with each row of `x`: (..., n) -> (..., n)."""
+        if jnp.ndim(x) == 0 or x.shape[-1] != self._parameters.layout.size:
+            raise ShapeError(
+                f"matvec expects vectors of shape (..., {self._parameters.layout.size}), got {jnp.shape(x)}"
+            )
+        vectors = jnp.asarray(x, self.like.dtype).reshape(-1, x.shape[-1])
+        linear = self.linear()
+        product = self._stream(vectors) if linear is None else apply(linear.function, linear.arguments, vectors)
+        return product.reshape(x.shape)
+
+    def linear(self) -> Linear | None:
+        """The product as a pure function and its arguments, for compiled loops; None where the data do not fit."""
+        self._parameters.require_alive()
+        if self._data.groups is None:
+            return None
+        if self._linear is None:
+            self._data.confirm()
+            self._linear = self._linearized()
+        return self._linear
+
+    def workspace(self, rows: int) -> int:
+        """Bytes that a product with `rows` vectors takes: linearisations, those that are kept and one that is used.
+
+        An estimate: of tangents on the way as much as of the residuals that they meet.
+        """
+        kept, of_piece = self._residuals
+        return (kept if self._linear is None else 0) + of_piece * (1 + min(rows, self._product.together))
+
+    def gradient(self) -> jax.Array:
+        """The gradient of the mean loss, flat, in the order of the tree's leaves."""
+        self._parameters.require_alive()
+        arrays, total = self._arrays, jnp.zeros(self._parameters.layout.size, self.like.dtype)
+
+        def add(piece: Piece) -> tuple[jax.Array, Any]:
+            nonlocal total
+            total, loss, weight = gradient_of(self._product, arrays._replace(pieces=()), piece, total)
+            return loss, weight
+
+        self._data.run(add)
+        gradient = total / arrays.weight
+        if arrays.decay is not None:
+            gradient += arrays.decay * self._parameters.layout.join(self._parameters.leaves)
+        return gradient
+
+    def loss(self) -> float:
+        """The mean loss over the data, with the penalty of `weight_decay`."""
+        loss = self._data.weighed.loss
+        if self._arrays.decay is not None:
+            flat = self._parameters.layout.join(self._parameters.leaves)
+            loss += 0.5 * float((self._arrays.decay * flat * flat).sum())
+        return loss
+
+    @property
+    def parameters(self) -> dict[str, jax.Array]:
+        """The leaves that are differentiated by their names, in the order of the flat vectors."""
+        return dict(self._parameters.named)
+
+    def unravel(self, v: jax.Array) -> Any:
+        """A flat (n,) vector as a tree like the parameters."""
+        return self._parameters.unravel(v)
+
+    def ravel(self, tree: Any) -> jax.Array:
+        """A tree like the parameters as a flat (n,) vector."""
+        return self._parameters.ravel(tree)
+
+    @cached_property
+    def _residuals(self) -> tuple[int, int]:
+        """Bytes of the linearisations that are kept, and of that of one piece."""
+        first = _bytes(linearized_piece.eval_shape(self._product, self._arrays._replace(pieces=()), self._data.first))
+        if self._data.groups is None:
+            return 0, first
+        everything = _bytes(linearized.eval_shape(self._product, self._arrays))
+        free = available_memory(self.like)
+        return everything if free is None or everything < free / _SHARE else 0, first
+
+    def _linearized(self) -> Linear:
+        if not self._residuals[0]:
+            return Linear(self._product, self._arrays)
+        fields = {name: getattr(self._product, name) for name in self._product.__dataclass_fields__}
+        kept = linearized(self._product, self._arrays)
+        return Linear(Kept(**fields), (kept, self._arrays._replace(pieces=())))
+
+    def _stream(self, vectors: jax.Array) -> jax.Array:
+        """The product with each row, reading the data anew."""
+        total, arrays = jnp.zeros_like(vectors), self._arrays
+
+        def add(piece: Piece) -> tuple[jax.Array, Any]:
+            nonlocal total
+            total, loss, weight = add_piece(self._product, arrays, piece, vectors, total)
+            return loss, weight
+
+        self._data.run(add)
+        return self._product.finish(total, arrays, vectors)
+
+
+def _diagonal(parameters: Parameters, weight_decay: float | Mapping[str, float]) -> jax.Array | None:
+    """What `weight_decay` adds to the diagonal: None, or (n,)."""
+    if not isinstance(weight_decay, Mapping):
+        if not weight_decay:
+            return None
+        weight_decay = {"*": weight_decay}
+    values: dict[str, float] = {}
+    for pattern, value in weight_decay.items():
+        names = parameters.matching(pattern)
+        if not names or not float(value) >= 0:
+            raise RequestError(
+                f"weight_decay= expects numbers >= 0, by names or patterns of leaves, not {pattern!r}: {value!r}"
+            )
+        values |= dict.fromkeys(names, float(value))
+    leaves = [jnp.full(leaf.shape, values.get(name, 0.0), parameters.dtype) for name, leaf in parameters.named.items()]
+    return parameters.layout.join(leaves)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
