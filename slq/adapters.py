@@ -8,10 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slq._memory import available as available_memory
+from slq._partition import Blocks, partition
 from slq._vectors import breakdown, length_of
 from slq.errors import DataError, OperatorError, RequestError
 
-__all__ = ["Batches", "Weighed", "available_memory", "breakdown", "length_of", "warn_user", "weigh"]
+__all__ = [
+    "Batches",
+    "Blocks",
+    "Weighed",
+    "available_memory",
+    "breakdown",
+    "length_of",
+    "partition",
+    "warn_user",
+    "weigh",
+]
 
 _ENDLESS = 1_000_000  # batches: no pass over a real data set has as many, and a stream is told so in finite time
 

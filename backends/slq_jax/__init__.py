@@ -2,8 +2,25 @@
 
 import slq
 from slq_jax import _driver
+from slq_jax._covariance import GradientCovarianceOperator, gradient_covariance_operator
+from slq_jax._ggn import GaussNewtonOperator, fisher_operator, ggn_operator
 from slq_jax._hessian import HessianOperator, hessian_operator
+from slq_jax._layers import LayerOperators, layer_operators
+from slq_jax._losses import BinaryCrossEntropy, CrossEntropy, SquaredError
 
-__all__ = ["HessianOperator", "hessian_operator"]
+__all__ = [
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "GaussNewtonOperator",
+    "GradientCovarianceOperator",
+    "HessianOperator",
+    "LayerOperators",
+    "SquaredError",
+    "fisher_operator",
+    "ggn_operator",
+    "gradient_covariance_operator",
+    "hessian_operator",
+    "layer_operators",
+]
 
 slq.register_driver("jax", _driver.lanczos)

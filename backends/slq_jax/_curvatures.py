@@ -6,6 +6,7 @@ can leave a compiled function, be kept, and be applied in another.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -17,15 +18,18 @@ from slq_jax._objective import Objective, Piece, size_of
 from slq_jax._output_matrices import Matrix
 from slq_jax._parameters import Tree
 
-__all__ = ["Covariance", "Curvature", "GaussNewton", "Hessian", "gradient", "transposed"]
+__all__ = ["Covariance", "Curvature", "GaussNewton", "Hessian", "gradient"]
 
 
 class Curvature(Protocol):
     """A matrix for each piece of the data; the operator is their sum, divided by the sum of the weights."""
 
-    objective: Objective
+    @property
+    def objective(self) -> Objective:
+        """The loss that the operator belongs to."""
+        ...
 
-    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Any:
         """The product with tangents of the leaves."""
         ...
 
@@ -36,7 +40,7 @@ class Hessian:
 
     objective: Objective
 
-    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Any:
         """The derivative of the gradient."""
         del extra
         return jax.linearize(lambda x: gradient(self.objective, tree, x, others, piece)[0], leaves)[1]
@@ -97,17 +101,24 @@ class Covariance:
     def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
         """With L the vector of the summed losses: Lʹ, then its transpose."""
 
-        def summed(leaves: Leaves, batch: Any) -> tuple[jax.Array, Any]:
-            return self.objective.summed(tree.join(leaves, others), batch)
-
         def losses(leaves: Leaves) -> tuple[jax.Array, Any]:
-            if not self.per_example:
-                loss, weight = summed(leaves, piece.batch)
-                return loss[None], weight[None]
-            return jax.vmap(lambda i: summed(leaves, _row(piece.batch, i)))(jnp.arange(size_of(piece.batch)))
+            return self._losses(tree.join(leaves, others), piece.batch)
 
         items, pull, weights = jax.vjp(losses, leaves, has_aux=True)
         return Partial(_Deviations(_shapes((items,))), pull, weights, extra)
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def both_sums(self, tree: Tree, leaves: Leaves, others: Leaves, batch: Any) -> tuple[jax.Array, jax.Array]:
+        """The summed loss of a batch, and the sum of those of its items."""
+        params = tree.join(leaves, others)
+        return self.objective.summed(params, batch)[0], self._losses(params, batch)[0].sum()
+
+    def _losses(self, params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        """The summed losses of the items, and their weights."""
+        if not self.per_example:
+            loss, weight = self.objective.summed(params, batch)
+            return loss[None], weight[None]
+        return jax.vmap(lambda i: self.objective.summed(params, _row(batch, i)))(jnp.arange(size_of(batch)))
 
 
 @dataclass(frozen=True)
@@ -122,11 +133,6 @@ class _Deviations:
         slopes = slopes - sum(jnp.vdot(g, t.astype(g.dtype)) for g, t in zip(mean, tangents, strict=True))
         total = jnp.sum(weights * slopes)
         return tuple(x - (total * g).astype(x.dtype) for x, g in zip(pull(slopes)[0], mean, strict=True))
-
-
-def transposed(push: Any, leaves: Leaves) -> Callable[[Any], Leaves]:
-    """The transpose of a linear function of leaves."""
-    return lambda cotangents: jax.linear_transpose(push, leaves)(cotangents)[0]
 
 
 def _row(batch: Any, i: Any) -> Any:

@@ -167,14 +167,14 @@ def _failure(error: Exception, seen: tuple[np.ndarray, ...] | None, step: int, s
 def _start(plan: _Plan, V: jax.Array) -> _State:
     k = V.shape[0]
     real = jnp.zeros(k, jnp.finfo(V.dtype).dtype)
-    columns = [jnp.zeros((plan.num_steps, k), real.dtype) for _ in range(3)]
+    column = jnp.zeros((plan.num_steps, k), real.dtype)
 
     def place(V: jax.Array) -> tuple[Any, ...]:
         shape = (V.shape[0], plan.rows, V.shape[1])
         return V, jnp.zeros_like(V), *(jnp.zeros(shape, plan.basis_dtype) for _ in range(plan.num_blocks))
 
     v, before, *blocks = plan.manual.on_vectors(place)(V) if plan.manual else place(V)
-    return _State(v, before, real, real, *columns, tuple(blocks))
+    return _State(v, before, real, real, column, column, column, tuple(blocks))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)

@@ -1,21 +1,35 @@
 """What all operators of JAX functions share: products are weighted sums over the pieces of the data."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
 from slq.adapters import available_memory
 from slq.errors import RequestError, ShapeError
-from slq_jax._curvatures import Curvature
+from slq_jax._curvatures import Curvature, Hessian
 from slq_jax._data import Data
 from slq_jax._driver import Linear
 from slq_jax._objective import Piece, require_hashable
 from slq_jax._parameters import Parameters, Selection
-from slq_jax._product import Arrays, Fresh, Kept, add_piece, apply, evaluate, gradient_of, linearized, linearized_piece
+from slq_jax._product import (
+    Arrays,
+    Fresh,
+    Kept,
+    add_piece,
+    add_piece_of_blocks,
+    apply,
+    apply_blocks,
+    evaluate,
+    gradient_of,
+    linearized,
+    linearized_piece,
+)
 from slq_jax._settings import Settings
+from slq_jax._verify import require_derivative, require_function
 
 __all__ = ["ModelOperator"]
 
@@ -35,25 +49,34 @@ class ModelOperator:
 
     def __init__(self, curvature: Curvature, params: Any, data: Any, select: Selection, settings: Settings) -> None:
         require_hashable(curvature.objective.loss_fn, "loss")
-        self._parameters = p = Parameters(params, select)
-        self._settings, objective = settings, curvature.objective
-        self.shape = (p.n, p.n)
-        self.like = jnp.empty(0, dtype=p.dtype, device=p.leaves[0].sharding)
-        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in p.leaves)
-        self._rounding = eps
+        p = Parameters(params, select)
+        self._curvature, self._settings, objective = curvature, settings, curvature.objective
+        self._rounding = max(float(jnp.finfo(leaf.dtype).eps) for leaf in p.leaves)
 
         def look(piece: Piece) -> tuple[float, float | None]:
             loss, weight = evaluate(objective, p.tree, p.leaves, p.others, piece.batch)
             return float(loss), None if weight is None else float(weight)
 
-        self._data = Data(data, settings, look, eps**0.5, self.like)
+        self._data = Data(data, settings, look, self._rounding**0.5, p.leaves[0])
+        self._decays = _decays(p, settings.weight_decay)
+        self._bind(p)
+        if settings.check and require_function(objective, p, self._data.first):
+            self._require_derivative()
+
+    def _bind(self, parameters: Parameters) -> None:
+        """Make this the operator on these leaves."""
+        self._parameters = p = parameters
+        self.shape = (p.n, p.n)
+        self.like = jnp.empty(0, dtype=p.dtype, device=p.leaves[0].sharding)
         groups = self._data.groups or []
         on_host = all(d.platform == "cpu" for d in self.like.devices())
-        self._product = Fresh(
-            curvature, p.tree, p.layout, tuple(s for s, _ in groups), settings.together or (1 if on_host else 1 << 30)
-        )
+        together = self._settings.together or (1 if on_host else 1 << 30)
+        self._product = Fresh(self._curvature, p.tree, p.layout, tuple(s for s, _ in groups), together)
+        decay = None
+        if self._decays:
+            named = p.named.items()
+            decay = p.layout.join([jnp.full(x.shape, self._decays.get(name, 0.0), p.dtype) for name, x in named])
         weight = jnp.asarray(self._data.weighed.weight, p.dtype)
-        decay = _diagonal(p, settings.weight_decay)
         self._arrays = Arrays(p.leaves, p.others, tuple(piece for _, piece in groups), weight, decay, None)
         self._linear: Linear | None = None
 
@@ -123,6 +146,45 @@ class ModelOperator:
         """A tree like the parameters as a flat (n,) vector."""
         return self._parameters.ravel(tree)
 
+    def block(self, names: Collection[str]) -> Self:
+        """The operator on some of the leaves, with the same data."""
+        p = self._parameters
+        block = copy.copy(self)
+        block.__dict__.pop("_residuals", None)
+        block._bind(Parameters(p.tree.join(p.leaves, p.others), lambda name, _: name in names))
+        return block
+
+    def products_of_blocks(self, blocks: Sequence["ModelOperator"], rows: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        """The products of several blocks of this operator, each with rows of its own, in one pass over the data."""
+        self._parameters.require_alive()
+        products, arrays = tuple(A._product for A in blocks), tuple(A._arrays for A in blocks)
+        if self._data.groups is not None:
+            self._data.confirm()
+            return apply_blocks(products, arrays, tuple(rows))
+        totals = tuple(map(jnp.zeros_like, rows))
+
+        def add(piece: Piece) -> tuple[jax.Array, Any]:
+            nonlocal totals
+            totals, loss, weight = add_piece_of_blocks(products, arrays, piece, tuple(rows), totals)
+            return loss, weight
+
+        self._data.run(add)
+        return tuple(p.finish(t, a, x) for p, t, a, x in zip(products, totals, arrays, rows, strict=True))
+
+    def _require_derivative(self) -> None:
+        """Compare a product with differences of gradients, on the first piece."""
+        arrays, zeros = self._arrays._replace(pieces=()), jnp.zeros(self._parameters.layout.size, self.like.dtype)
+        first = self._data.first
+
+        def gradient(leaves: tuple[jax.Array, ...]) -> jax.Array:
+            return gradient_of(self._product, arrays._replace(leaves=leaves), first, zeros)[0]
+
+        def product(v: jax.Array) -> jax.Array:
+            return add_piece(self._product, arrays, first, v[None], zeros[None])[0][0]
+
+        if isinstance(self._curvature, Hessian):
+            require_derivative(gradient, product, self._parameters)
+
     @cached_property
     def _residuals(self) -> tuple[int, int]:
         """Bytes of the linearisations that are kept, and of that of one piece."""
@@ -153,12 +215,10 @@ class ModelOperator:
         return self._product.finish(total, arrays, vectors)
 
 
-def _diagonal(parameters: Parameters, weight_decay: float | Mapping[str, float]) -> jax.Array | None:
-    """What `weight_decay` adds to the diagonal: None, or (n,)."""
+def _decays(parameters: Parameters, weight_decay: float | Mapping[str, float]) -> dict[str, float]:
+    """What `weight_decay` adds to the diagonal, by the names of leaves."""
     if not isinstance(weight_decay, Mapping):
-        if not weight_decay:
-            return None
-        weight_decay = {"*": weight_decay}
+        weight_decay = {"*": weight_decay} if weight_decay else {}
     values: dict[str, float] = {}
     for pattern, value in weight_decay.items():
         names = parameters.matching(pattern)
@@ -167,8 +227,7 @@ def _diagonal(parameters: Parameters, weight_decay: float | Mapping[str, float])
                 f"weight_decay= expects numbers >= 0, by names or patterns of leaves, not {pattern!r}: {value!r}"
             )
         values |= dict.fromkeys(names, float(value))
-    leaves = [jnp.full(leaf.shape, values.get(name, 0.0), parameters.dtype) for name, leaf in parameters.named.items()]
-    return parameters.layout.join(leaves)
+    return values
 
 
 def _bytes(tree: Any) -> int:

@@ -17,7 +17,7 @@ __all__ = ["Empirical", "Matrix", "OfLoss", "Sampled"]
 class Matrix(Protocol):
     """A symmetric matrix on the outputs; a static key of compilations."""
 
-    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Partial:
+    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Any:
         """The product with tangents of the floating-point `leaves` of the outputs."""
         ...
 
@@ -28,7 +28,7 @@ class OfLoss:
 
     loss: Any
 
-    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Partial:
+    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Any:
         """In closed form where the loss has one."""
         if hasattr(self.loss, "hessian_product"):
             return Partial(_Closed(self.loss), _only(self.loss, outputs), piece.batch)
@@ -54,7 +54,7 @@ class Sampled:
     samples: int
     seed: int
 
-    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Partial:
+    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Any:
         """The labels drawn, and the gradients at them."""
         del objective, leaves
         z = _only(self.loss, outputs)
@@ -69,7 +69,7 @@ class Empirical:
 
     loss: Any
 
-    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Partial:
+    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Any:
         """The gradients."""
         gradients = _gradient(self.loss, objective, outputs, leaves, piece)
         if hasattr(self.loss, "rows"):

@@ -14,7 +14,19 @@ from slq_jax._layout import Flat, Leaves
 from slq_jax._objective import Objective, Piece
 from slq_jax._parameters import Tree
 
-__all__ = ["Arrays", "Fresh", "Kept", "add_piece", "apply", "evaluate", "gradient_of", "linearized", "linearized_piece"]
+__all__ = [
+    "Arrays",
+    "Fresh",
+    "Kept",
+    "add_piece",
+    "add_piece_of_blocks",
+    "apply",
+    "apply_blocks",
+    "evaluate",
+    "gradient_of",
+    "linearized",
+    "linearized_piece",
+]
 
 
 class Arrays(NamedTuple):
@@ -112,6 +124,47 @@ def add_piece(
     params = product.tree.join(arrays.leaves, arrays.others)
     loss, weight = product.curvature.objective.summed(params, piece.batch)
     return total + _counted(product.piece(arrays, piece, x), weight), loss, weight
+
+
+@partial(jax.jit, static_argnums=0)
+def apply_blocks(
+    products: tuple[Fresh, ...], arrays: tuple[Arrays, ...], rows: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    """Products of several blocks of one matrix: what they share of each piece is computed once."""
+
+    def add(totals: Any, piece: Piece) -> Any:
+        return _added(products, arrays, piece, rows, totals), None
+
+    totals = tuple(map(jnp.zeros_like, rows))
+    for stacked, piece in zip(products[0].stacked, arrays[0].pieces, strict=True):
+        totals = lax.scan(add, totals, piece)[0] if stacked else add(totals, piece)[0]
+    return tuple(p.finish(t, a, x) for p, t, a, x in zip(products, totals, arrays, rows, strict=True))
+
+
+@partial(jax.jit, static_argnums=0)
+def add_piece_of_blocks(
+    products: tuple[Fresh, ...],
+    arrays: tuple[Arrays, ...],
+    piece: Piece,
+    rows: tuple[jax.Array, ...],
+    totals: tuple[jax.Array, ...],
+) -> tuple[tuple[jax.Array, ...], jax.Array, Any]:
+    """`add_piece` for blocks of one matrix."""
+    params = products[0].tree.join(arrays[0].leaves, arrays[0].others)
+    loss, weight = products[0].curvature.objective.summed(params, piece.batch)
+    sums = _added(products, arrays, piece, rows, tuple(map(jnp.zeros_like, totals)))
+    return tuple(t + _counted(x, weight) for t, x in zip(totals, sums, strict=True)), loss, weight
+
+
+def _added(
+    products: tuple[Fresh, ...],
+    arrays: tuple[Arrays, ...],
+    piece: Piece,
+    rows: tuple[jax.Array, ...],
+    totals: tuple[jax.Array, ...],
+) -> tuple[jax.Array, ...]:
+    blocks = zip(products, arrays, rows, totals, strict=True)
+    return tuple(t + p.piece(a, piece, x) for p, a, x, t in blocks)
 
 
 @partial(jax.jit, static_argnums=0)

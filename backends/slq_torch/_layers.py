@@ -5,12 +5,12 @@ from typing import Any, Unpack
 
 import torch
 
+from slq.adapters import Blocks, partition
 from slq.errors import RequestError, ShapeError
 from slq_torch._data_pass import LossFunction, Piece
 from slq_torch._hessian import HessianOperator
 from slq_torch._modules import unwrapped
 from slq_torch._parameters import Parameters, Selection
-from slq_torch._partition import Blocks, partition
 from slq_torch._settings import Options, Settings
 
 __all__ = ["BlockOperator", "CrossBlockOperator", "LayerOperators", "cross_block_operator", "layer_operators"]

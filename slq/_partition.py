@@ -1,4 +1,4 @@
-"""Which parameters make which block."""
+"""Floor 1: which parameters of a model make which block of its Hessian."""
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
@@ -58,5 +58,5 @@ def _by_patterns(names: list[str], blocks: Mapping[str, str | Iterable[str]]) ->
             taken[name] = block
     left = [name for name in names if name not in taken]
     if left:
-        raise RequestError(f"{', '.join(left)} is in no block; add one for the rest, or choose by params=")
+        raise RequestError(f"{', '.join(left)} is in no block; add one for the rest, or choose the parameters first")
     return found
