@@ -1,4 +1,4 @@
-"""The diagonal by which Adam divides, from a state like Optax's; tests/interop/test_jax_libraries.py has the real ones."""
+"""The diagonal by which Adam divides, from a state like Optax's; tests/interop/test_optax.py has the real ones."""
 
 from typing import Any, NamedTuple
 
