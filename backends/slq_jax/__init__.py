@@ -7,6 +7,7 @@ from slq_jax._ggn import GaussNewtonOperator, fisher_operator, ggn_operator
 from slq_jax._hessian import HessianOperator, hessian_operator
 from slq_jax._layers import LayerOperators, layer_operators
 from slq_jax._losses import BinaryCrossEntropy, CrossEntropy, SquaredError
+from slq_jax._optimizer import adam_diagonal
 
 __all__ = [
     "BinaryCrossEntropy",
@@ -16,6 +17,7 @@ __all__ = [
     "HessianOperator",
     "LayerOperators",
     "SquaredError",
+    "adam_diagonal",
     "fisher_operator",
     "ggn_operator",
     "gradient_covariance_operator",
