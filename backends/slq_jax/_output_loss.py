@@ -99,12 +99,15 @@ class LossOfTargets:
         try:
             if isinstance(batch, jax.Array | np.ndarray):
                 raise TypeError  # entry 1 would be its second sample; in JAX its first, where there is no second
-            return jnp.asarray(batch["labels"] if isinstance(batch, Mapping) else batch[1])
+            found = batch["labels"] if isinstance(batch, Mapping) else batch[1]
+            if found is None:
+                raise TypeError
         except (KeyError, IndexError, TypeError):
             raise RequestError(
                 f"{type(self).__name__} finds no targets in a {type(batch).__name__}: they are batch[1] or "
                 'batch["labels"] unless targets= is a function batch -> targets'
             ) from None
+        return jnp.asarray(found)
 
 
 def fixed_numbers(name: str, value: Any) -> Any:
