@@ -123,11 +123,13 @@ class CrossEntropy(LossOfTargets):
                 "loss of your own, a function (outputs, batch)"
             )
         labels = targets.reshape(-1)
-        labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))  # ignore_index fits, and below zero is known
+        if labels.dtype.itemsize < 4:
+            labels = labels.astype(jnp.int32)  # in which ignore_index and the number of classes fit
         is_class = (labels >= 0) & (labels < logits.shape[-1])
-        # An index outside would silently be that of another class.
-        counts = jnp.where(labels == self.ignore_index, 0.0, jnp.where(is_class, 1.0, jnp.nan))
-        return logits, jnp.where(is_class, labels, 0), counts.astype(logits.dtype)
+        is_ignored = labels == self.ignore_index
+        # 0/0 where a target is neither: JAX would silently take another class.
+        counts = (is_class & ~is_ignored).astype(logits.dtype) / (is_class | is_ignored).astype(logits.dtype)
+        return logits, jnp.where(is_class, labels, 0), counts
 
     def _row_weights(self, logits: jax.Array, labels: jax.Array, counts: jax.Array) -> jax.Array:
         """What multiplies log p in the loss of each label, summed over the classes; a column."""
