@@ -1,6 +1,7 @@
 """Losses whose second derivative with respect to the outputs is known in closed form."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ class CrossEntropy(LossOfTargets):
 
     ignore_index: int = -100
     label_smoothing: float = 0.0
-    class_weights: ArrayLike | tuple[float, ...] | None = None
+    class_weights: ArrayLike | Sequence[float] | None = None
     class_dim: int = -1
 
     def __post_init__(self) -> None:

@@ -1,5 +1,7 @@
 """Losses with options, outputs and labels: what the tests of losses in closed form go through."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ KEY = jax.random.key(0)
 WEIGHTS = [0.5, 2.0, 1.0]
 
 # Options, and the shape of logits of three classes; a fifth of the labels is ignored.
-CLASSES = {
+CLASSES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "plain": ({}, (10, 3)),
     "tokens": ({}, (4, 5, 3)),
     "ignore_index": ({"ignore_index": 1}, (10, 3)),
