@@ -1,6 +1,6 @@
 """The data: read in pieces, weighed, and kept on the device where they fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,8 @@ class Data:
         How well losses must agree that should be equal.
     like : array
         Tells the device.
+    place : callable
+        Puts an array on the devices.
 
     Attributes
     ----------
@@ -55,6 +57,7 @@ class Data:
         evaluate: Callable[[Piece], tuple[float, float | None]],
         rtol: float,
         like: jax.Array,
+        place: Callable[[Any], jax.Array],
     ) -> None:
         self._batches = Batches(data, settings.max_batches)
         self._settings, self._rtol = settings, rtol
@@ -80,7 +83,7 @@ class Data:
             rtol,
             reduction=settings.reduction,
         )
-        self.groups = kept.groups()
+        self.groups = kept.groups(place)
         self._prints = kept.prints if self.groups is not None else None
         self._confirmed = self._batches.single
 
@@ -175,18 +178,24 @@ class _Kept:
         one = np.asarray(sums)
         self.prints = one if self.prints is None else self.prints + one
 
-    def groups(self) -> list[tuple[bool, Piece]] | None:
+    def groups(self, place: Callable[[Any], jax.Array]) -> list[tuple[bool, Piece]] | None:
         if self._pieces is None:
             return None
         found = []
         for pieces in self._pieces.values():
             numbers = np.asarray([piece.number for piece in pieces], dtype=np.int32)
             if len(pieces) == 1:
-                found.append((False, Piece(numbers[0], pieces[0].batch)))
+                placed = jax.tree.map(lambda x: place(x) if hasattr(x, "dtype") else x, pieces[0].batch)
+                found.append((False, Piece(numbers[0], placed)))
             else:
-                stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *(p.batch for p in pieces))
-                found.append((True, Piece(jnp.asarray(numbers), stacked)))
+                stacked = jax.tree.map(lambda *x: place(_stacked(x)), *(p.batch for p in pieces))
+                found.append((True, Piece(place(numbers), stacked)))
         return found
+
+
+def _stacked(arrays: Sequence[Any]) -> Any:
+    numpy = all(isinstance(x, np.ndarray | np.generic) for x in arrays)
+    return np.stack(arrays) if numpy else jnp.stack([jnp.asarray(x) for x in arrays])
 
 
 def _close(a: np.ndarray | None, b: np.ndarray | None) -> bool:

@@ -36,6 +36,13 @@ _SECONDS = 1.0  # of steps between two looks at the host
 _SAFE_EXPONENT = {True: 300, False: 20}
 
 
+_Across = Callable[[jax.Array], jax.Array]
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
 class Linear(NamedTuple):
     """A product as a pure function, so that it can be part of a compiled loop.
 
@@ -45,14 +52,13 @@ class Linear(NamedTuple):
         ``function(arguments, x)`` is the product with each row of `x`, (k, n) -> (k, n). Hashable, and equal for
         operators that differ in their arguments only.
     arguments : tree of arrays
-    manual : callable or None
-        Makes a function of arrays that hold parts of vectors, (k, n_local), one that runs on all devices side by side;
-        see `slq_jax._sharded`. None: vectors are on one device.
+    sharded : Sharded or None
+        How vectors are sharded; None: they are on one device.
     """
 
     function: Callable[[Any, jax.Array], jax.Array]
     arguments: Any
-    manual: Any = None
+    sharded: Any = None
 
 
 class Run(NamedTuple):
@@ -78,7 +84,7 @@ class _State(NamedTuple):
 @dataclass(frozen=True)
 class _Plan:
     function: Callable[[Any, jax.Array], jax.Array]
-    manual: Any
+    sharded: Any
     dtype: Any  # of products
     num_steps: int
     keep: int
@@ -114,7 +120,7 @@ def lanczos(
         return None
     rows = max(_FEWEST_ROWS, -(-keep // _BLOCKS))
     kept = V.dtype if basis_dtype is None else jnp.dtype(basis_dtype)
-    plan = _Plan(linear.function, linear.manual, jnp.dtype(A.like.dtype), num_steps, keep, rows, kept, breakdown(V))
+    plan = _Plan(linear.function, linear.sharded, jnp.dtype(A.like.dtype), num_steps, keep, rows, kept, breakdown(V))
     found = _run(plan, linear.arguments, V, progress)
     if found is None:
         return None
@@ -173,7 +179,7 @@ def _start(plan: _Plan, V: jax.Array) -> _State:
         shape = (V.shape[0], plan.rows, V.shape[1])
         return V, jnp.zeros_like(V), *(jnp.zeros(shape, plan.basis_dtype) for _ in range(plan.num_blocks))
 
-    v, before, *blocks = plan.manual.on_vectors(place)(V) if plan.manual else place(V)
+    v, before, *blocks = plan.sharded.start(place, V, plan.num_blocks) if plan.sharded else place(V)
     return _State(v, before, real, real, column, column, column, tuple(blocks))
 
 
@@ -189,13 +195,18 @@ def _advance(plan: _Plan, arguments: Any, state: _State, first: Any, last: Any) 
         step, state = carry
         y = plan.function(arguments, state.v.astype(plan.dtype)).astype(state.v.dtype)
         work = partial(_step, plan)
-        return step + 1, plan.manual.step(work)(y, step, state) if plan.manual else work(y, step, state, lambda x: x)
+        return step + 1, plan.sharded.step(work, y, step, state) if plan.sharded else work(y, step, state)
 
     return lax.while_loop(go_on, advance, (first, state))[1]
 
 
-def _step(plan: _Plan, y: jax.Array, step: Any, state: _State, reduce: Callable[[jax.Array], jax.Array]) -> _State:
-    """What a step does with its product, in the order of the core; `reduce` sums over the devices of a vector."""
+def _step(
+    plan: _Plan, y: jax.Array, step: Any, state: _State, reduce: _Across = _same, gather: _Across = _same
+) -> _State:
+    """What a step does with its product, in the order of the core.
+
+    `reduce` sums over the devices of a vector, `gather` puts together what belongs to all vectors.
+    """
 
     def dot(x: jax.Array, y: jax.Array) -> jax.Array:
         return reduce(jnp.vecdot(x, y))
@@ -224,9 +235,9 @@ def _step(plan: _Plan, y: jax.Array, step: Any, state: _State, reduce: Callable[
         v,
         b,
         norm_seen,
-        state.alpha.at[step].set(a),
-        state.beta.at[step].set(b),
-        state.returned.at[step].set(returned),
+        state.alpha.at[step].set(gather(a)),
+        state.beta.at[step].set(gather(b)),
+        state.returned.at[step].set(gather(returned)),
         blocks,
     )
 

@@ -1,6 +1,6 @@
 """Where the entries of a tree are in a flat vector."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-__all__ = ["Flat", "layout_of"]
+__all__ = ["Flat", "Leaves", "Push"]
 
 Leaves = tuple[jax.Array, ...]
 Push = Callable[[Leaves], Leaves]  # tangents of the leaves -> cotangents, linear
@@ -46,6 +46,23 @@ class Flat:
         """Leaves of these shapes as a vector."""
         return jnp.concatenate([jnp.ravel(leaf).astype(self.dtype) for leaf in leaves])
 
+    def zeros(self, *lead: int) -> jax.Array:
+        """Vectors of zeros."""
+        return jnp.zeros((*lead, self.size), self.dtype)
+
+    def place(self, x: Any) -> jax.Array:
+        """An array where the parameters are, or where JAX puts it if they are nowhere in particular."""
+        return jnp.asarray(x)
+
+    def place_leaf(self, i: int, x: Any) -> jax.Array:
+        """An array where the leaf number i is."""
+        del i
+        return jnp.asarray(x)
+
+    def by_rows(self, product: Callable[[jax.Array], jax.Array], x: Any) -> jax.Array:
+        """The product of vectors (..., n) by a function of blocks (k, n)."""
+        return product(jnp.asarray(x, self.dtype).reshape(-1, x.shape[-1])).reshape(x.shape)
+
     def map_rows(self, push: Push, vectors: jax.Array, together: int) -> jax.Array:
         """The vectors that `push` makes of the rows of `vectors`, so many at once."""
 
@@ -56,8 +73,3 @@ class Flat:
         if together == 1 or rows == 1:
             return lax.map(one, vectors)
         return jax.vmap(one)(vectors) if together >= rows else lax.map(one, vectors, batch_size=together)
-
-
-def layout_of(leaves: Sequence[jax.Array], dtype: Any) -> Flat:
-    """The layout of vectors that belong to parameters."""
-    return Flat(tuple(leaf.shape for leaf in leaves), tuple(jnp.dtype(leaf.dtype) for leaf in leaves), dtype)

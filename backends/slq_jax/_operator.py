@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from slq.adapters import available_memory
 from slq.errors import RequestError, ShapeError
@@ -49,7 +50,7 @@ class ModelOperator:
 
     def __init__(self, curvature: Curvature, params: Any, data: Any, select: Selection, settings: Settings) -> None:
         require_hashable(curvature.objective.loss_fn, "loss")
-        p = Parameters(params, select)
+        p = Parameters(params, select, settings.probe_axis)
         self._curvature, self._settings, objective = curvature, settings, curvature.objective
         self._rounding = max(float(jnp.finfo(leaf.dtype).eps) for leaf in p.leaves)
 
@@ -57,7 +58,7 @@ class ModelOperator:
             loss, weight = evaluate(objective, p.tree, p.leaves, p.others, piece.batch)
             return float(loss), None if weight is None else float(weight)
 
-        self._data = Data(data, settings, look, self._rounding**0.5, p.leaves[0])
+        self._data = Data(data, settings, look, self._rounding**0.5, p.leaves[0], p.layout.place)
         self._decays = _decays(p, settings.weight_decay)
         self._bind(p)
         if settings.check and require_function(objective, p, self._data.first):
@@ -67,7 +68,9 @@ class ModelOperator:
         """Make this the operator on these leaves."""
         self._parameters = p = parameters
         self.shape = (p.n, p.n)
-        self.like = jnp.empty(0, dtype=p.dtype, device=p.leaves[0].sharding)
+        self.like = p.layout.place(jnp.empty(0, dtype=p.dtype, device=None if p.is_sharded else p.leaves[0].sharding))
+        if p.is_sharded:
+            self.vecdot, self.index, self.put = p.layout.vecdot, p.layout.index, p.layout.put
         groups = self._data.groups or []
         on_host = all(d.platform == "cpu" for d in self.like.devices())
         together = self._settings.together or (1 if on_host else 1 << 30)
@@ -75,21 +78,17 @@ class ModelOperator:
         decay = None
         if self._decays:
             named = p.named.items()
-            decay = p.layout.join([jnp.full(x.shape, self._decays.get(name, 0.0), p.dtype) for name, x in named])
-        weight = jnp.asarray(self._data.weighed.weight, p.dtype)
+            values = [np.full(x.shape, self._decays.get(name, 0.0), p.dtype) for name, x in named]
+            decay = p.layout.join([p.layout.place_leaf(i, x) for i, x in enumerate(values)])
+        weight = np.asarray(self._data.weighed.weight, p.dtype)
         self._arrays = Arrays(p.leaves, p.others, tuple(piece for _, piece in groups), weight, decay, None)
         self._linear: Linear | None = None
 
     def matvec(self, x: jax.Array, /) -> jax.Array:
         """The product with each row of `x`: (..., n) -> (..., n)."""
-        if jnp.ndim(x) == 0 or x.shape[-1] != self._parameters.layout.size:
-            raise ShapeError(
-                f"matvec expects vectors of shape (..., {self._parameters.layout.size}), got {jnp.shape(x)}"
-            )
-        vectors = jnp.asarray(x, self.like.dtype).reshape(-1, x.shape[-1])
-        linear = self.linear()
-        product = self._stream(vectors) if linear is None else apply(linear.function, linear.arguments, vectors)
-        return product.reshape(x.shape)
+        if jnp.ndim(x) == 0 or x.shape[-1] not in (self.shape[0], self._parameters.layout.size):
+            raise ShapeError(f"matvec expects vectors of shape (..., {self.shape[0]}), got {jnp.shape(x)}")
+        return self._parameters.layout.by_rows(self._multiply, x)
 
     def linear(self) -> Linear | None:
         """The product as a pure function and its arguments, for compiled loops; None where the data do not fit."""
@@ -98,7 +97,9 @@ class ModelOperator:
             return None
         if self._linear is None:
             self._data.confirm()
-            self._linear = self._linearized()
+            self._linear = self._linearized()._replace(
+                sharded=self._parameters.layout if self._parameters.is_sharded else None
+            )
         return self._linear
 
     def workspace(self, rows: int) -> int:
@@ -110,9 +111,9 @@ class ModelOperator:
         return (kept if self._linear is None else 0) + of_piece * (1 + min(rows, self._product.together))
 
     def gradient(self) -> jax.Array:
-        """The gradient of the mean loss, flat, in the order of the tree's leaves."""
+        """The gradient of the mean loss, flat, in the order of the tree's leaves; of sharded ones, see `Options`."""
         self._parameters.require_alive()
-        arrays, total = self._arrays, jnp.zeros(self._parameters.layout.size, self.like.dtype)
+        arrays, total = self._arrays, self._parameters.layout.zeros()
 
         def add(piece: Piece) -> tuple[jax.Array, Any]:
             nonlocal total
@@ -151,7 +152,9 @@ class ModelOperator:
         p = self._parameters
         block = copy.copy(self)
         block.__dict__.pop("_residuals", None)
-        block._bind(Parameters(p.tree.join(p.leaves, p.others), lambda name, _: name in names))
+        block._bind(
+            Parameters(p.tree.join(p.leaves, p.others), lambda name, _: name in names, self._settings.probe_axis)
+        )
         return block
 
     def products_of_blocks(self, blocks: Sequence["ModelOperator"], rows: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
@@ -173,7 +176,7 @@ class ModelOperator:
 
     def _require_derivative(self) -> None:
         """Compare a product with differences of gradients, on the first piece."""
-        arrays, zeros = self._arrays._replace(pieces=()), jnp.zeros(self._parameters.layout.size, self.like.dtype)
+        arrays, zeros = self._arrays._replace(pieces=()), self._parameters.layout.zeros()
         first = self._data.first
 
         def gradient(leaves: tuple[jax.Array, ...]) -> jax.Array:
@@ -201,6 +204,10 @@ class ModelOperator:
         fields = {name: getattr(self._product, name) for name in self._product.__dataclass_fields__}
         kept = linearized(self._product, self._arrays)
         return Linear(Kept(**fields), (kept, self._arrays._replace(pieces=())))
+
+    def _multiply(self, vectors: jax.Array) -> jax.Array:
+        linear = self.linear()
+        return self._stream(vectors) if linear is None else apply(linear.function, linear.arguments, vectors)
 
     def _stream(self, vectors: jax.Array) -> jax.Array:
         """The product with each row, reading the data anew."""

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from slq.errors import DtypeError, OperatorError, RequestError, ShapeError
-from slq_jax._layout import Flat, layout_of
+from slq_jax._layout import Flat
+from slq_jax._sharded import Sharded, layout_of
 
 __all__ = ["Parameters", "Selection", "Tree"]
 
@@ -38,6 +39,8 @@ class Parameters:
     params : tree of arrays
     select : str, iterable of str, callable or None
         Which leaves: a name or pattern (``"encoder.*"``), several, or a function (name, leaf) -> bool; default: all.
+    probe_axis : str, optional
+        The mesh axis over which blocks of vectors are sharded by rows.
 
     Raises
     ------
@@ -49,7 +52,7 @@ class Parameters:
         If a name or pattern finds nothing.
     """
 
-    def __init__(self, params: Any, select: Selection = None) -> None:
+    def __init__(self, params: Any, select: Selection = None, probe_axis: str | None = None) -> None:
         paths, structure = jax.tree.flatten_with_path(params)
         if not paths:
             raise OperatorError("params hold no arrays: there is nothing to differentiate")
@@ -60,16 +63,22 @@ class Parameters:
             raise OperatorError(f"select= leaves none of {len(names)} leaves: there is nothing to differentiate")
         self.tree = Tree(structure, tuple(name in wanted for name in names))
         self.named = {name: _usable(name, leaf) for name, leaf in everything.items() if name in wanted}
-        self.leaves = tuple(self.named.values())
-        self.others = tuple(leaf for name, leaf in everything.items() if name not in wanted)
-        wide = any(leaf.dtype == jnp.float64 for leaf in self.leaves)
+        wide = any(leaf.dtype == jnp.float64 for leaf in self.named.values())
         self.dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
-        self.layout: Flat = layout_of(self.leaves, self.dtype)
+        self.layout: Flat = layout_of(self.named, self.dtype, probe_axis)
+        self.named = {name: self.layout.place_leaf(i, x) for i, (name, x) in enumerate(self.named.items())}
+        self.leaves = tuple(self.named.values())
+        self.others = tuple(self.layout.place(x) for name, x in everything.items() if name not in wanted)
         self.n = sum(leaf.size for leaf in self.leaves)
 
     def matching(self, pattern: str) -> list[str]:
         """The names that a name or pattern means."""
         return [name for name in self.named if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+
+    @property
+    def is_sharded(self) -> bool:
+        """The leaves are on several devices."""
+        return isinstance(self.layout, Sharded)
 
     def require_alive(self) -> None:
         """Raise if a leaf was donated since construction."""
@@ -95,7 +104,7 @@ class Parameters:
         for leaf, p in zip(chosen, self.leaves, strict=True):
             if jnp.shape(leaf) != p.shape:
                 raise ShapeError(f"expected leaves of the shapes of the parameters: {p.shape}, got {jnp.shape(leaf)}")
-        return self.layout.join([jnp.asarray(leaf) for leaf in chosen])
+        return self.layout.join([self.layout.place_leaf(i, leaf) for i, leaf in enumerate(chosen)])
 
 
 def _selected(everything: Mapping[str, Any], select: Selection) -> set[str]:

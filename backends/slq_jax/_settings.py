@@ -28,6 +28,10 @@ class Options(TypedDict, total=False):
     together : int, optional
         How many vectors to multiply at once, by `jax.vmap`; default: one after the other on a CPU, where that was
         faster for each model measured, and all of them on an accelerator.
+    probe_axis : str, optional
+        For parameters on a mesh: the axis over which the probes of a block are sharded, if their number is a multiple of
+        its size. Vectors are sharded over the other axes. The flat vectors of sharded parameters (of `gradient`,
+        `ravel`, `put`) hold the shards of each device one after the other, in place of whole leaves.
     check : bool
         Look, at construction, whether the loss is a function of its arguments and the products are the derivatives of
         its gradient. Default: True.
@@ -38,6 +42,7 @@ class Options(TypedDict, total=False):
     max_batches: int | None
     weight_decay: float | Mapping[str, float]
     together: int | None
+    probe_axis: str | None
     check: bool
 
 
@@ -56,6 +61,7 @@ class Settings:
     max_batches: int | None = None
     weight_decay: float | Mapping[str, float] = 0.0
     together: int | None = None
+    probe_axis: str | None = None
     check: bool = True
 
     def __post_init__(self) -> None:

@@ -55,7 +55,6 @@ def test_losses_of_equal_options_are_equal(name):
         SquaredError(),
         type("Tripled", (CrossEntropy,), {})(),
     ],
-    ids=repr,
 )
 def test_losses_of_other_options_are_not(other):
     """Nor are subclasses, which may compute something else."""
