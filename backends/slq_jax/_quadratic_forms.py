@@ -55,7 +55,7 @@ def quadratic_forms(f: Callable[[jax.Array], jax.Array], alpha: jax.Array, beta:
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> float(quadratic_forms(jnp.square, jnp.array([2.0, 1.0]), jnp.array([3.0, 0.0])))  # 2² + 3²
+    >>> round(float(quadratic_forms(jnp.square, jnp.array([2.0, 1.0]), jnp.array([3.0, 0.0]))), 4)  # 2² + 3²
     13.0
     """
     alpha, beta = array("alpha", alpha), array("beta", beta)
@@ -158,8 +158,8 @@ _adjoint.defvjp(no_second_derivative, no_second_derivative)
 def _divided_differences(function: Callable, arrays: Any, fixed: Any, nodes: jax.Array) -> jax.Array:
     """f[θᵢ, θⱼ], (k, m, m): the quotient, or for nodes too close for it the mean of f' between them.
 
-    A relative distance d costs the quotient eps/d of its digits and the mean, by three points, an error of d⁶
-    f⁽⁷⁾ θ⁶ / (2 016 000 f'): for the logarithm the two never exceed 3e-13 in double precision.
+    At a relative distance d the quotient has an error of about eps |f| / (d θ), and the mean by three points one of
+    d⁶ θ⁶ f⁽⁷⁾ / 2 016 000. Between them stands d = eps^(1/5), 7e-4 in double precision and 0.04 in single.
     """
     f = _everywhere(function, arrays, fixed)
     slope = jnp.vectorize(jax.grad(lambda x: function(arrays, fixed, x)))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import slq
-from slq.errors import DtypeError, RequestError, ShapeError
 from slq_jax._differentiable import lanczos, quadratic_forms
 from slq_jax._quadratic_forms import _divided_differences
 
@@ -32,8 +31,8 @@ def exact(f, A, v):
     return jnp.sum(jnp.abs(vectors.conj().T @ (v / jnp.linalg.norm(v))) ** 2 * f(nodes))
 
 
-def slope(f, x, direction, h=1e-5):
-    """Central difference; its error is h² f'''/6 ~ 1e-10 plus rounding eps |f|/h ~ 1e-11, for values of order one."""
+def slope(f, x, direction, h=1e-6):
+    """Central difference: measured within 2e-9 of the gradient in relative terms, 1e-7 at ten times the step (h²)."""
     f = jax.jit(f)
     return float(f(x + h * direction) - f(x - h * direction)) / (2 * h)
 
@@ -58,7 +57,7 @@ def test_values_are_those_of_slq(rng, kind, reorthogonalize):
     A, V = spd(rng, kind=kind), spd(rng, kind=kind)[:3] * jnp.asarray([[1e-200], [1.0], [1e200]])
     alpha, beta = lanczos(A, V, 10, reorthogonalize=reorthogonalize)
     expected = slq.lanczos(np.asarray(A), np.asarray(V), 10, reorthogonalize=reorthogonalize)
-    # Before convergence the coefficients are determined to some roundings of ‖A‖ = 4.5; measured 2e-14.
+    # Before convergence the coefficients are determined to some roundings of ‖A‖ = 4.5; measured 2e-15.
     np.testing.assert_allclose(alpha, expected.alpha, atol=1e-12)
     np.testing.assert_allclose(beta, expected.beta, atol=1e-12)
 
@@ -71,7 +70,7 @@ def test_one_vector_is_a_block_of_one(A, V):
 
 def test_functions_and_arrays_agree(A, V):
     for x, y in zip(lanczos(lambda v: A @ v, V, 8), lanczos(A, V, 8), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-12)  # products rounded in another order; see above
+        np.testing.assert_allclose(x, y, atol=1e-12)  # products may round in another order; see above
 
 
 def test_length_of_the_start_does_not_matter(A, V):
@@ -92,7 +91,7 @@ def test_gradient_of_a_full_run_is_exact(A, V, f, reorthogonalize, distance):
 
     by_A, by_V = jax.jit(jax.grad(estimate, (0, 1)))(A, V)
     of_A, of_V = jax.grad(lambda A, V: sum(exact(f, symmetric(A), v) for v in V), (0, 1))(A, V)
-    # m = n is exact, and so is its gradient; measured 2e-14, condition number 9.
+    # m = n is exact, and so is its gradient; measured 1e-14.
     assert distance(by_A, of_A) < 1e-11
     assert distance(by_V, of_V) < 1e-11
 
@@ -143,14 +142,16 @@ def test_gradients_reach_what_functions_close_over(rng, V):
     got = jax.jit(jax.grad(estimate))(parameters, order)  # the order is traced and has no gradient
     expected = jax.jit(jax.grad(of_order(order)))(parameters)
     for x, y in zip(got, expected, strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-11)  # two orders of rounding; measured 1e-14
+        np.testing.assert_allclose(x, y, atol=1e-11)  # two orders of rounding; measured 1e-15
 
 
 def test_under_vmap_and_scan(rng, V):
     As = jnp.stack([spd(rng) for _ in range(3)])
     gradient = jax.jit(jax.grad(lambda A: LOSSES["log"](*lanczos(A, V, 6))))
     one_by_one = jnp.stack([gradient(A) for A in As])
-    np.testing.assert_allclose(jax.vmap(gradient)(As), one_by_one, atol=1e-12)  # batched products; measured 1e-16
+    np.testing.assert_allclose(
+        jax.vmap(gradient)(As), one_by_one, atol=1e-12
+    )  # batched products may round otherwise; see above
 
     def summed(As):
         step = lambda total, A: (total + LOSSES["log"](*lanczos(lambda v: A @ v, V, 6)), None)  # noqa: E731
@@ -189,7 +190,7 @@ def test_breakdown(rng, spectrum, dtype, reorthogonalize, distance):
     f_units = units @ (U * f(eigenvalues) @ U.T)
     of_V = 2 * (f_units - units * np.sum(f_units * units, axis=1, keepdims=True))
     of_V = of_V / np.linalg.norm(V, axis=1, keepdims=True)
-    tolerance = 1000 * float(jnp.finfo(dtype).eps)  # measured: 10 roundings
+    tolerance = 1000 * float(jnp.finfo(dtype).eps)  # measured: 8 roundings
     assert distance(by_A, of_A) < tolerance
     assert np.linalg.norm(by_V - of_V) < tolerance
 
@@ -254,76 +255,14 @@ def test_arrays_that_functions_close_over_are_let_go(V):
     assert alive() is None
 
 
-@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
-@pytest.mark.parametrize(
-    "f",
-    [
-        lambda a: jnp.sum(lanczos(a * jnp.eye(2), jnp.ones(2), 2)[0]),
-        lambda a: quadratic_forms(jnp.log, a * jnp.ones(2), jnp.ones(2)),
-    ],
-    ids=["lanczos", "quadratic_forms"],
-)
-def test_second_derivatives_are_refused(f, derivative):
-    with pytest.raises(RequestError, match=r"first derivatives only.*got a request for a derivative of their gradient"):
-        derivative(jax.grad(f))(2.0)
+@pytest.mark.parametrize("reorthogonalize", [True, False])
+def test_memory_of_the_gradient_is_one_basis(reorthogonalize):
+    k, m, n = 4, 30, 5000
+    V, d = jnp.asarray(np.random.default_rng(0).normal(size=(k, n))), jnp.linspace(1.0, 2.0, n)
 
+    def loss(d):
+        return LOSSES["log"](*lanczos(lambda v: d * v, V, m, reorthogonalize=reorthogonalize))
 
-@pytest.mark.parametrize("num_steps", [0, -1, 2.0, True, None])
-def test_bad_num_steps(A, V, num_steps):
-    with pytest.raises(RequestError, match=r"num_steps= expects an integer >= 1, got"):
-        lanczos(A, V, num_steps)
-
-
-def test_traced_num_steps(A, V):
-    with pytest.raises(RequestError, match=r"num_steps= expects.*mark it static in jax\.jit"):
-        jax.jit(lambda m: lanczos(A, V, m))(3)
-
-
-BAD_ARGUMENTS = {
-    "reorthogonalize": (dict(reorthogonalize=3), RequestError, r"expects True or False, got 3; use slq\.lanczos"),
-    "V of three dimensions": (dict(V=np.ones((1, 1, 4))), ShapeError, r"V expects shape \(k, n\) or \(n,\).*1, 1, 4"),
-    "no vectors": (dict(V=np.ones((0, 4))), ShapeError, r"V expects shape .*got \(0, 4\)"),
-    "zero vector": (
-        dict(V=np.eye(4)[:3] * [[1], [0], [1]]),
-        RequestError,
-        r"start vectors \[1\] are zero or not finite",
-    ),
-    "infinite vector": (dict(V=np.full(4, np.inf)), RequestError, r"start vectors \[0\] are zero or not finite"),
-    "integers": (dict(V=np.ones(4, int)), DtypeError, r"V expects float32, .*got int64; convert it \(astype\)"),
-    "half": (dict(V=jnp.ones(4, jnp.bfloat16)), DtypeError, r"V expects float32, .*got bfloat16; convert it"),
-    "matrix of integers": (dict(matvec=np.eye(4, dtype=int)), DtypeError, r"the matrix expects float32, .*got int64"),
-    "matrix shape": (dict(matvec=np.eye(5)), ShapeError, r"the matrix expects shape \(4, 4\).*got \(5, 5\)"),
-    "no operator": (dict(matvec=None), RequestError, r"matvec expects a function of one vector or .*got None"),
-    "product shape": (dict(matvec=lambda v: v[:2]), ShapeError, r"matvec expects to return .*\(4,\).*return A @ x"),
-    "product tuple": (dict(matvec=lambda v: (v, v)), ShapeError, r"matvec expects to return an array of shape \(4,\)"),
-    "product dtype": (dict(matvec=lambda v: v.astype(jnp.float32)), DtypeError, r"returned float32 for .* of float64"),
-}
-
-
-@pytest.mark.parametrize(("change", "error", "match"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-def test_bad_arguments(change, error, match):
-    arguments = {"matvec": np.eye(4), "V": np.ones(4), "num_steps": 2} | change
-    with pytest.raises(error, match=match):
-        lanczos(**arguments)
-
-
-def test_float64_without_x64():
-    jax.config.update("jax_enable_x64", False)
-    with pytest.raises(DtypeError, match=r"V is float64, which JAX would silently make single.*jax_enable_x64"):
-        lanczos(np.eye(4), np.ones(4), 2)
-
-
-BAD_FORMS = {
-    "shapes": (jnp.log, np.ones((2, 3)), np.ones((2, 2)), RequestError, r"one shape \(k, m\).*\(2, 3\) and \(2, 2\)"),
-    "no steps": (jnp.log, np.ones((2, 0)), np.ones((2, 0)), RequestError, r"k, m >= 1, got \(2, 0\)"),
-    "integers": (jnp.log, np.ones(2, int), np.ones(2), DtypeError, r"alpha expects float32, .*got int64"),
-    "complex": (jnp.log, np.ones(2, complex), np.ones(2), DtypeError, r"expect a real dtype, got complex128"),
-    "not elementwise": (lambda x: jnp.ones(3) * x, np.ones(2), np.ones(2), ShapeError, r"elementwise, .*got \(3,\)"),
-    "not real": (lambda x: x * 1j, np.ones(2), np.ones(2), DtypeError, r"f expects to return a real .*got complex128"),
-}
-
-
-@pytest.mark.parametrize(("f", "alpha", "beta", "error", "match"), BAD_FORMS.values(), ids=BAD_FORMS)
-def test_bad_forms(f, alpha, beta, error, match):
-    with pytest.raises(error, match=match):
-        quadratic_forms(f, alpha, beta)
+    memory = jax.jit(jax.grad(loss)).lower(d).compile().memory_analysis()
+    # The basis and less than twelve blocks (k, n); differentiating the loop itself takes 4 (False) and 39 (True) bases.
+    assert memory.temp_size_in_bytes < (m + 1 + 12) * k * n * 8
