@@ -17,6 +17,7 @@ from slq._arrays import (
     promote_inexact,
     real,
     recurrence_like,
+    same_place,
     to_host,
 )
 from slq._multiply import as_dtype, multiply
@@ -219,7 +220,7 @@ def require_one_place(what: str, x: Array, like: Array) -> None:
     if not is_array(x) or library_name(x) != library_name(like):
         found = f"of {library_name(x)}" if is_array(x) else f"a {type(x).__name__}"
         raise PlacementError(f"{what} is {found}, but the operator is of {library_name(like)}; convert it")
-    if device_of(x) != device_of(like):
+    if not same_place(x, like):
         raise PlacementError(f"{what} is on {device_of(x)}, but the operator is on {device_of(like)}; move it there")
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "promote_inexact",
     "real",
     "recurrence_like",
+    "same_place",
     "scale_rows",
     "set_row",
     "subtract_rows",
@@ -104,6 +105,13 @@ def on_accelerator(x: Array) -> bool:
     if library == "jax":
         return any(d.platform != "cpu" for d in x.devices())
     return library == "cupy" or getattr(device, "type", "cpu") != "cpu"
+
+
+def same_place(x: Array, y: Array) -> bool:
+    """Whether two arrays of a library are on the same device; of JAX's, sharded in whatever way over the same ones."""
+    if is_jax_array(x):
+        return bool(x.devices() == y.devices())
+    return bool(device_of(x) == device_of(y))
 
 
 def is_numpy(x: Array) -> bool:

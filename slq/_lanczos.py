@@ -15,6 +15,7 @@ from slq._arrays import (
     namespace,
     norm,
     recurrence_like,
+    same_place,
     scale_rows,
     to_host,
 )
@@ -125,7 +126,7 @@ def start(A: LinearOperator, V: Array) -> tuple[Array, Array]:
             f"the operator multiplies arrays of {library_name(A.like)}, but V is of {found}; convert V"
         )
     xp = namespace(V)
-    if device_of(V) != device_of(A.like):
+    if not same_place(V, A.like):
         raise PlacementError(f"V is on {device_of(V)} but the operator multiplies on {device_of(A.like)}; move V there")
     V = V if V.ndim != 1 else V[None, ...]
     n_local = A.shape[0] if not hasattr(A, "index") else V.shape[-1]

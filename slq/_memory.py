@@ -74,7 +74,7 @@ def available(like: Array) -> int | None:
     if library == "cupy":
         return int(device.mem_info[0])
     if library == "jax":
-        stats = next(iter(like.devices())).memory_stats()  # None on the CPU
+        stats = next(iter(like.sharding.addressable_devices)).memory_stats()  # None on the CPU
         if stats and "bytes_limit" in stats:
             return int(stats["bytes_limit"] - stats["bytes_in_use"])
     return _host_memory()

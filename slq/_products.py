@@ -23,6 +23,7 @@ from slq._arrays import (
     library_name,
     namespace,
     precision,
+    same_place,
     to_host,
 )
 from slq.errors import (
@@ -65,9 +66,10 @@ class LinearOperator(Protocol):
     -----
     A block of vectors is a (k, n) array, each **row** a vector. Optional members: ``vecdot(x, y)``, the inner product
     along the last axis (a sharded operator reduces over its processes here); ``index``, the global coordinates that
-    this process holds; ``put(block)``, which places a block drawn on the host; ``rmatvec``, the adjoint in that inner
-    product (`gram`); ``workspace(rows)``, how many bytes a product with so many vectors takes for itself where the
-    vectors are, besides these and their products: forecasts of memory add it.
+    this process holds; ``put(block)``, which places a block drawn on the host; ``num_memories``, over how many memories
+    of this process (those of its devices) vectors are spread; ``rmatvec``, the adjoint in that inner product (`gram`);
+    ``workspace(rows)``, how many bytes a product with so many vectors takes for itself where the vectors are, besides
+    these and their products: forecasts of memory add it.
     """
 
     shape: tuple[int, int]
@@ -223,7 +225,7 @@ def check_product(product: Array, argument: Array) -> None:
             f"the product returned shape {tuple(product.shape)} for an input of shape {tuple(argument.shape)}; "
             "a product keeps the shape of its input"
         )
-    if device_of(product) != device_of(argument):
+    if not same_place(product, argument):
         raise PlacementError(
             f"the product returned an array on {device_of(product)} for one on {device_of(argument)}; "
             "move the operator's data to the device of its vectors"
@@ -245,11 +247,12 @@ def put(A: LinearOperator, block: np.ndarray, like: Array) -> Array:
 
 
 def local_size(A: LinearOperator) -> int:
-    """How many coordinates of a vector this process holds."""
+    """How many coordinates of a vector a memory of this process holds."""
     n, index = int(A.shape[0]), getattr(A, "index", None)
     if index is None:
         return n
-    return len(range(n)[index]) if isinstance(index, slice) else len(index)
+    held = len(range(n)[index]) if isinstance(index, slice) else len(index)
+    return -(-held // getattr(A, "num_memories", 1))
 
 
 def workspace(A: LinearOperator, rows: int) -> int:

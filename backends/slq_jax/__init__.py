@@ -3,6 +3,7 @@
 import slq
 from slq_jax import _driver
 from slq_jax._covariance import GradientCovarianceOperator, gradient_covariance_operator
+from slq_jax._differentiable import lanczos, quadratic_forms
 from slq_jax._ggn import GaussNewtonOperator, fisher_operator, ggn_operator
 from slq_jax._hessian import HessianOperator, hessian_operator
 from slq_jax._layers import LayerOperators, layer_operators
@@ -22,7 +23,9 @@ __all__ = [
     "ggn_operator",
     "gradient_covariance_operator",
     "hessian_operator",
+    "lanczos",
     "layer_operators",
+    "quadratic_forms",
 ]
 
 slq.register_driver("jax", _driver.lanczos)

@@ -5,9 +5,9 @@ can leave a compiled function, be kept, and be applied in another.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from slq_jax._output_matrices import Matrix
 from slq_jax._parameters import Tree
 
 __all__ = ["Covariance", "Curvature", "GaussNewton", "Hessian", "gradient"]
+
+
+Wrap = Callable[[Callable[[Any, Any], Any]], Callable[[Any, Any], Any]]
 
 
 class Curvature(Protocol):
@@ -33,6 +36,10 @@ class Curvature(Protocol):
         """The product with tangents of the leaves."""
         ...
 
+    def around(self, wrap: Wrap) -> Self:
+        """The same with the user's function (params, batch) wrapped."""
+        ...
+
 
 @dataclass(frozen=True)
 class Hessian:
@@ -44,6 +51,10 @@ class Hessian:
         """The derivative of the gradient."""
         del extra
         return jax.linearize(lambda x: gradient(self.objective, tree, x, others, piece)[0], leaves)[1]
+
+    def around(self, wrap: Wrap) -> Self:
+        """The same with the loss wrapped."""
+        return replace(self, objective=self.objective.around(wrap))
 
 
 def gradient(
@@ -81,6 +92,12 @@ class GaussNewton:
         product = self.matrix.linearize(self.objective, whole, z, piece)
         return Partial(_JacobianTwice(_shapes(z)), pull, product)
 
+    def around(self, wrap: Wrap) -> Self:
+        """The same with the forward function wrapped."""
+        forward = wrap(self.forward)
+        objective = replace(self.objective, loss_fn=replace(self.objective.loss_fn, forward=forward))  # type: ignore[type-var]
+        return replace(self, objective=objective, forward=forward)
+
 
 @dataclass(frozen=True)
 class _JacobianTwice:
@@ -106,6 +123,10 @@ class Covariance:
 
         items, pull, weights = jax.vjp(losses, leaves, has_aux=True)
         return Partial(_Deviations(_shapes((items,))), pull, weights, extra)
+
+    def around(self, wrap: Wrap) -> Self:
+        """The same with the loss wrapped."""
+        return replace(self, objective=self.objective.around(wrap))
 
     @partial(jax.jit, static_argnums=(0, 1))
     def both_sums(self, tree: Tree, leaves: Leaves, others: Leaves, batch: Any) -> tuple[jax.Array, jax.Array]:

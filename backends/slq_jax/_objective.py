@@ -1,7 +1,7 @@
 """What a loss function of the user's returns, and batches as trees."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,10 @@ class Objective:
                 f"the loss returned shape {loss.shape}; reduce it: loss.mean(), or (loss.sum(), loss.size)"
             )
         return loss.reshape(()), weight
+
+    def around(self, wrap: Callable[[LossFunction], LossFunction]) -> "Objective":
+        """The same with the loss function wrapped."""
+        return replace(self, loss_fn=wrap(self.loss_fn))
 
     def summed(self, params: Any, batch: Any) -> tuple[jax.Array, Any]:
         """The loss summed over the batch, and its weight, which is what sums over batches are divided by."""

@@ -2,18 +2,19 @@
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slq.adapters import available_memory
+from slq.adapters import Batches, available_memory
 from slq.errors import RequestError, ShapeError
 from slq_jax._curvatures import Curvature, Hessian
 from slq_jax._data import Data
 from slq_jax._driver import Linear
+from slq_jax._explicit import Explicit, has_explicit_axes, specs_of
 from slq_jax._objective import Piece, require_hashable
 from slq_jax._parameters import Parameters, Selection
 from slq_jax._product import (
@@ -30,6 +31,7 @@ from slq_jax._product import (
     linearized_piece,
 )
 from slq_jax._settings import Settings
+from slq_jax._sharded import Sharded
 from slq_jax._verify import require_derivative, require_function
 
 __all__ = ["ModelOperator"]
@@ -51,6 +53,9 @@ class ModelOperator:
     def __init__(self, curvature: Curvature, params: Any, data: Any, select: Selection, settings: Settings) -> None:
         require_hashable(curvature.objective.loss_fn, "loss")
         p = Parameters(params, select, settings.probe_axis)
+        if has_explicit_axes(params):
+            first = next(iter(Batches(data)), None)
+            curvature = curvature.around(partial(Explicit, mesh=p.layout.mesh, specs=specs_of((params, first))))  # type: ignore[attr-defined]
         self._curvature, self._settings, objective = curvature, settings, curvature.objective
         self._rounding = max(float(jnp.finfo(leaf.dtype).eps) for leaf in p.leaves)
 
@@ -69,8 +74,9 @@ class ModelOperator:
         self._parameters = p = parameters
         self.shape = (p.n, p.n)
         self.like = p.layout.place(jnp.empty(0, dtype=p.dtype, device=None if p.is_sharded else p.leaves[0].sharding))
-        if p.is_sharded:
+        if isinstance(p.layout, Sharded):
             self.vecdot, self.index, self.put = p.layout.vecdot, p.layout.index, p.layout.put
+            self.num_memories = p.layout.num_memories
         groups = self._data.groups or []
         on_host = all(d.platform == "cpu" for d in self.like.devices())
         together = self._settings.together or (1 if on_host else 1 << 30)
@@ -97,9 +103,8 @@ class ModelOperator:
             return None
         if self._linear is None:
             self._data.confirm()
-            self._linear = self._linearized()._replace(
-                sharded=self._parameters.layout if self._parameters.is_sharded else None
-            )
+            sharded = self._parameters.layout if self._parameters.is_sharded else None
+            self._linear = self._linearized()._replace(sharded=sharded)
         return self._linear
 
     def workspace(self, rows: int) -> int:
@@ -152,9 +157,8 @@ class ModelOperator:
         p = self._parameters
         block = copy.copy(self)
         block.__dict__.pop("_residuals", None)
-        block._bind(
-            Parameters(p.tree.join(p.leaves, p.others), lambda name, _: name in names, self._settings.probe_axis)
-        )
+        whole = p.tree.join(p.leaves, p.others)
+        block._bind(Parameters(whole, lambda name, _: name in names, self._settings.probe_axis))
         return block
 
     def products_of_blocks(self, blocks: Sequence["ModelOperator"], rows: Sequence[jax.Array]) -> tuple[jax.Array, ...]:

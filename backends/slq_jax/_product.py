@@ -35,7 +35,7 @@ class Arrays(NamedTuple):
     leaves: Leaves
     others: Leaves
     pieces: tuple[Piece, ...]  # or () where the data are read for each product
-    weight: jax.Array
+    weight: Any  # a number
     decay: jax.Array | None  # (n,), added to the diagonal
     extra: Any
 

@@ -29,8 +29,8 @@ class Options(TypedDict, total=False):
         How many vectors to multiply at once, by `jax.vmap`; default: one after the other on a CPU, where that was
         faster for each model measured, and all of them on an accelerator.
     probe_axis : str, optional
-        For parameters on a mesh: the axis over which the probes of a block are sharded, if their number is a multiple of
-        its size. Vectors are sharded over the other axes. The flat vectors of sharded parameters (of `gradient`,
+        For parameters on a mesh: the axis over which the probes of a block are sharded, if their number is a multiple
+        of its size. Vectors are sharded over the other axes. The flat vectors of sharded parameters (of `gradient`,
         `ravel`, `put`) hold the shards of each device one after the other, in place of whole leaves.
     check : bool
         Look, at construction, whether the loss is a function of its arguments and the products are the derivatives of

@@ -2,8 +2,8 @@
 
 A vector is an array of length D·c over the D devices of the model's mesh axes; each device holds c entries: of every
 leaf its shard, or, where devices hold copies of a shard, its share of that. Shares that do not come out even are filled
-with zeros. So vectors are sharded as finely as the mesh allows, and made into trees, and back, on each device alone; only
-copies of shards are gathered, which the parameters themselves take as well.
+with zeros. So vectors are sharded as finely as the mesh allows, and made into trees, and back, on each device alone;
+only copies of shards are gathered, which the parameters themselves take as well.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from slq.errors import PlacementError, RequestError
+from slq_jax._explicit import auto, has_explicit_axes
 from slq_jax._layout import Flat, Leaves, Push
 
 __all__ = ["Sharded", "layout_of"]
@@ -26,7 +27,7 @@ __all__ = ["Sharded", "layout_of"]
 
 @dataclass(frozen=True)
 class Sharded(Flat):
-    """The layout of vectors that belong to parameters with a `NamedSharding`; `probe_axis` shards the rows of blocks."""
+    """The layout of vectors that belong to parameters with a `NamedSharding`; `probe_axis` shards rows of blocks."""
 
     mesh: Mesh
     specs: tuple[P, ...]  # of the leaves, with an entry for each dimension
@@ -58,7 +59,10 @@ class Sharded(Flat):
     def place(self, x: Any) -> jax.Array:
         """An array on all devices; one that is sharded already is left as it is."""
         if isinstance(x, jax.Array) and len(x.sharding.device_set) > 1:
-            return x
+            if not has_explicit_axes(x):
+                return x
+            explicit: Any = x.sharding
+            return jax.device_put(x, NamedSharding(auto(explicit.mesh), explicit.spec))
         return jax.device_put(x, NamedSharding(self.mesh, P()))
 
     def place_leaf(self, i: int, x: Any) -> jax.Array:
@@ -80,7 +84,7 @@ class Sharded(Flat):
             return product(x) if x.ndim == 2 else product(_rows(self, x))[0]
         if x.shape[-1] != self.num_coordinates or jax.process_count() > 1:
             raise PlacementError(
-                "the product of sharded parameters takes vectors from `put` (of rows on the host) or `ravel` (of trees), "
+                "the product of sharded parameters takes vectors from `put` (rows on the host) or `ravel` (trees), "
                 f"got one on {getattr(x, 'sharding', 'the host')}"
             )
         rows = np.asarray(x, self.dtype).reshape(-1, x.shape[-1])
@@ -148,7 +152,7 @@ class Sharded(Flat):
         length = self.size // self._num_shards
         index = self.index
 
-        def part(where: tuple[slice, ...]) -> np.ndarray:
+        def part(where: Any) -> np.ndarray:
             coordinates = self.coordinates((where[1].start or 0) // length)
             columns = coordinates if isinstance(index, slice) else np.searchsorted(index, coordinates)
             rows = block[where[0]][:, np.where(coordinates < 0, 0, columns)]
@@ -195,6 +199,13 @@ class Sharded(Flat):
     def _shard_of(self, device: Any) -> int:
         position = dict(zip(self.mesh.axis_names, np.argwhere(self.mesh.devices == device)[0], strict=True))
         return int(np.ravel_multi_index([position[a] for a in self.axes], self._sizes(self.axes)))
+
+    @property
+    def num_memories(self) -> int:
+        """Over how many memories of this process a vector is spread: one, if they are the host's."""
+        devices = self.mesh.local_devices
+        rows = 1 if self.probe_axis is None else self.mesh.shape[self.probe_axis]
+        return 1 if devices[0].platform == "cpu" else max(1, len(devices) // rows)
 
     @property
     def _num_shards(self) -> int:
@@ -252,9 +263,7 @@ class Sharded(Flat):
         return jax.shard_map(body, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
     def _constrained(self, x: jax.Array, spec: P) -> jax.Array:
-        """`x` sharded as its parameter, where that is the compiler's choice and not part of the type."""
-        if set(self.mesh.axis_types) != {AxisType.Auto}:
-            return x
+        """`x` sharded as its parameter."""
         return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
 
@@ -329,4 +338,4 @@ def layout_of(named: Mapping[str, jax.Array], dtype: Any, probe_axis: str | None
         specs.append(P(*spec, *[None] * (x.ndim - len(spec))))
         if any(probe_axis in names for names in _names(specs[-1])):
             raise RequestError(f"{name} is sharded over {probe_axis!r}, over which probes are to be; take another axis")
-    return Sharded(*fields, mesh, tuple(specs), probe_axis)
+    return Sharded(*fields, auto(mesh), tuple(specs), probe_axis)

@@ -165,7 +165,4 @@ def _used(objective: Objective, tree: Tree, arguments: tuple[Any, Any, Any]) -> 
 
 
 def _struct(x: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(x, "sharding", None)
-    several = isinstance(sharding, jax.sharding.NamedSharding)
-    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(x))
-    return jax.ShapeDtypeStruct(np.shape(x), dtype, sharding=sharding if several else None)
+    return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(jnp.result_type(x)))
