@@ -4,7 +4,8 @@ Vectors are made into trees, and back, on each device alone; only copies of shar
 themselves take as well.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,18 +41,20 @@ class Sharded(Shards):
         """Leaves as a vector."""
         return _join(self, tuple(leaf[None] for leaf in leaves), None)[0]
 
-    def by_rows(self, product: Callable[[jax.Array], jax.Array], x: Any) -> jax.Array:
-        """The product of vectors in this layout; or of others, in the order of the leaves, which are converted."""
-        several = isinstance(x, jax.Array) and not x.sharding.is_fully_replicated
-        if several and x.shape[-1] == self.size and self.has(x):
-            return product(x) if x.ndim == 2 else product(_rows(self, x))[0]
+    def rows(self, x: Any) -> jax.Array:
+        """Vectors as a block; those that are not on the mesh are in the order of the leaves, and converted."""
+        if self.has(x):
+            sharding = NamedSharding(self.mesh, P(self.row_axis(math.prod(x.shape[:-1])), self.axes))
+            return jax.device_put(x.reshape(-1, self.size).astype(self.dtype), sharding)
         if x.shape[-1] != self.num_coordinates or jax.process_count() > 1:
-            raise PlacementError(
-                "the product of sharded parameters takes vectors from `put` (rows on the host) or `ravel` (trees), "
-                f"got one on {getattr(x, 'sharding', 'the host')}"
-            )
-        rows = np.asarray(x, self.dtype).reshape(-1, x.shape[-1])
-        return jnp.asarray(self.take(product(self.put(rows))).reshape(x.shape))
+            raise _misplaced(x)
+        return self.put(np.asarray(x, self.dtype).reshape(-1, x.shape[-1]))
+
+    def as_given(self, block: jax.Array, x: Any) -> jax.Array:
+        """A block in the shape and the order of `x`."""
+        if self.has(x):
+            return block if x.ndim == 2 else block.reshape(x.shape)
+        return jnp.asarray(self.take(block).reshape(x.shape))
 
     def map_rows(self, push: Push, vectors: jax.Array, together: int) -> jax.Array:
         """The vectors that `push` makes of the rows of `vectors`, so many at once, side by side over the probe axis."""
@@ -93,6 +96,9 @@ class Sharded(Shards):
 
     def vecdot(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The inner products of rows, on all devices."""
+        for vectors in (x, y):
+            if not self.has(vectors):
+                raise _misplaced(vectors)
         return _vecdot(self, x, y)
 
     def _split(self, vectors: jax.Array, probe: str | None) -> Leaves:
@@ -172,8 +178,15 @@ def _rows(layout: Sharded, v: jax.Array) -> jax.Array:
     return jax.device_put(v[None], NamedSharding(layout.mesh, P(None, layout.axes)))
 
 
-def layout_of(named: Mapping[str, jax.Array], dtype: Any, probe_axis: str | None) -> Flat:
-    """The layout of vectors that belong to parameters.
+def _misplaced(x: Any) -> PlacementError:
+    return PlacementError(
+        "operators of sharded parameters take vectors from `put` (rows on the host) or `ravel` (trees), got shape "
+        f"{tuple(x.shape)} on {getattr(x, 'sharding', 'the host')}"
+    )
+
+
+def layout_of(everything: Mapping[str, Any], chosen: Collection[str], dtype: Any, probe_axis: str | None) -> Flat:
+    """The layout of vectors that belong to chosen leaves, on the mesh on which any leaves are.
 
     Raises
     ------
@@ -182,8 +195,10 @@ def layout_of(named: Mapping[str, jax.Array], dtype: Any, probe_axis: str | None
     RequestError
         If the mesh has no axis `probe_axis`, or a leaf is sharded over it.
     """
+    arrays = {name: x for name, x in everything.items() if isinstance(x, jax.Array)}
+    several = {name: s for name, x in arrays.items() if len((s := x.sharding).device_set) > 1}
+    named = {name: x for name, x in everything.items() if name in chosen}
     fields = tuple(x.shape for x in named.values()), tuple(jnp.dtype(x.dtype) for x in named.values()), dtype
-    several = {name: x.sharding for name, x in named.items() if len(x.sharding.device_set) > 1}
     if not several:
         if probe_axis is not None:
             raise RequestError(f"probe_axis={probe_axis!r} needs parameters that are placed on a mesh with that axis")
