@@ -203,7 +203,8 @@ def promote_inexact(x: Array) -> Array:
 
 def itemsize(like: Array) -> int:
     """Bytes of a number in arrays like `like`; of one that the host does not know, in its nearest."""
-    return int(to_host(like).dtype.itemsize)
+    # An array of JAX may be spread over processes: none has all of it.
+    return int(like.dtype.itemsize if is_jax_array(like) else to_host(like).dtype.itemsize)
 
 
 def _widest(x: Array) -> Any:

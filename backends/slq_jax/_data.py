@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slq.adapters import Batches, Weighed, available_memory, weigh
+from slq.adapters import Batches, Weighed, weigh
 from slq.errors import DataError, RequestError, SlqError
 from slq_jax._objective import Piece, cut, size_of
 from slq_jax._settings import Settings
@@ -30,8 +30,8 @@ class Data:
         Piece -> (loss, weight), numbers; weight None says that the loss is a mean (or sum) over samples.
     rtol : float
         How well losses must agree that should be equal.
-    like : array
-        Tells the device.
+    free : float or None
+        Bytes of memory where the data are kept; None: unknown.
     place : callable
         Puts an array on the devices.
 
@@ -56,12 +56,11 @@ class Data:
         settings: Settings,
         evaluate: Callable[[Piece], tuple[float, float | None]],
         rtol: float,
-        like: jax.Array,
+        free: float | None,
         place: Callable[[Any], jax.Array],
     ) -> None:
         self._batches = Batches(data, settings.max_batches)
         self._settings, self._rtol = settings, rtol
-        free = available_memory(like)
         kept = _Kept(None if free is None else free // _SHARE)
         self.first: Any = None
 
@@ -146,7 +145,7 @@ class _Whole(Piece):
 class _Kept:
     """Pieces, as long as they fit."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: float | None) -> None:
         self._limit = limit
         self._pieces: dict[Any, list[Piece]] | None = {}
         self._bytes = 0
@@ -173,8 +172,9 @@ class _Kept:
         for x in jax.tree.leaves(batch):
             if not jnp.issubdtype(getattr(x, "dtype", np.dtype(object)), jnp.number):
                 continue
-            values = np.asarray(x, dtype=np.complex128 if np.iscomplexobj(x) else np.float64)
-            sums += [values.sum(), (np.abs(values) ** 2).sum()]
+            wide = np.complex128 if jnp.issubdtype(x.dtype, jnp.complexfloating) else np.float64
+            values = [np.asarray(part, dtype=wide) for part in _held(x)]
+            sums += [sum(v.sum() for v in values), sum((np.abs(v) ** 2).sum() for v in values)]
         one = np.asarray(sums)
         self.prints = one if self.prints is None else self.prints + one
 
@@ -196,6 +196,13 @@ class _Kept:
 def _stacked(arrays: Sequence[Any]) -> Any:
     numpy = all(isinstance(x, np.ndarray | np.generic) for x in arrays)
     return np.stack(arrays) if numpy else jnp.stack([jnp.asarray(x) for x in arrays])
+
+
+def _held(x: Any) -> list[Any]:
+    """An array, or what this process holds of one that is spread over several, and counts once."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return [x]
+    return [shard.data for shard in x.addressable_shards if shard.replica_id == 0]
 
 
 def _close(a: np.ndarray | None, b: np.ndarray | None) -> bool:

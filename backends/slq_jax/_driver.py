@@ -145,6 +145,8 @@ def _run(plan: _Plan, arguments: Any, V: jax.Array, progress: Any) -> tuple[tupl
             return None
         if done > 0:  # the first call may compile
             steps = max(1, int(_SECONDS * (last - done) / (time.perf_counter() - begun)))
+            if plan.sharded:
+                steps = int(plan.sharded.least(steps))
         done = last
         if progress is not None:
             progress(done, plan.num_steps)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from slq.adapters import available_memory
+
 __all__ = ["Flat", "Leaves", "Push"]
 
 Leaves = tuple[jax.Array, ...]
@@ -49,6 +51,10 @@ class Flat:
     def zeros(self, *lead: int) -> jax.Array:
         """Vectors of zeros."""
         return jnp.zeros((*lead, self.size), self.dtype)
+
+    def free(self, like: jax.Array) -> float | None:
+        """Bytes of memory that are free on a device of `like`, as far as that can be told."""
+        return available_memory(like)
 
     def place(self, x: Any) -> jax.Array:
         """An array where the parameters are, or where JAX puts it if they are nowhere in particular."""

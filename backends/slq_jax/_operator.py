@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from slq.adapters import Batches, available_memory
+from slq.adapters import Batches
 from slq.errors import RequestError, ShapeError
 from slq_jax._curvatures import Curvature, Hessian
 from slq_jax._data import Data
@@ -64,7 +64,7 @@ class ModelOperator:
             loss, weight = evaluate(objective, p.tree, p.leaves, p.others, piece.batch)
             return float(loss), None if weight is None else float(weight)
 
-        self._data = Data(data, settings, look, self._rounding**0.5, p.leaves[0], p.layout.place)
+        self._data = Data(data, settings, look, self._rounding**0.5, p.layout.free(p.leaves[0]), p.layout.place)
         self._decays = _decays(p, settings.weight_decay)
         self._bind(p)
         if settings.check and require_function(objective, p, self._data.first):
@@ -209,7 +209,7 @@ class ModelOperator:
         if self._data.groups is None:
             return 0, first
         everything = _bytes(linearized.eval_shape(self._product, self._arrays))
-        free = available_memory(self.like)
+        free = self.layout.free(self.like)
         return everything if free is None or everything < free / _SHARE else 0, first
 
     def _linearized(self) -> Linear:

@@ -29,6 +29,20 @@ __all__ = ["Sharded", "layout_of"]
 class Sharded(Shards):
     """The layout of vectors that belong to parameters with a `NamedSharding`."""
 
+    def free(self, like: jax.Array) -> float | None:
+        """Bytes of memory that are free on the fullest device: all processes must keep the same, or none."""
+        found = super().free(like)
+        least = self.least(math.inf if found is None else found)
+        return None if math.isinf(least) else least
+
+    def least(self, x: float) -> float:
+        """The least of numbers that the processes of the mesh may have found different."""
+        if jax.process_count() == 1:
+            return x
+        every = NamedSharding(self.mesh, P(self.mesh.axis_names))
+        numbers = jax.make_array_from_callback((self.mesh.size,), every, lambda _: np.array([x], np.float32))
+        return float(jnp.min(numbers))
+
     def zeros(self, *lead: int) -> jax.Array:
         """Vectors of zeros."""
         return _zeros(self, lead)

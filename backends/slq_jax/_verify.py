@@ -91,7 +91,8 @@ def require_derivative(
     layout, leaves, kind = parameters.layout, parameters.leaves, str(parameters.dtype)
     here = gradient(leaves)
     size = jnp.linalg.norm(here)
-    v = jax.random.normal(jax.random.key(0), here.shape, here.dtype)
+    draw = jax.jit(jax.random.normal, static_argnums=(1, 2), out_shardings=here.sharding)
+    v = draw(jax.random.key(0), here.shape, here.dtype)
     v = v / jnp.linalg.norm(v)
     if kind == "float32":  # the curvature along most directions drowns in the rounding of the differences
         v = v + jnp.where(size > 0, here / jnp.where(size > 0, size, 1), 0)
