@@ -109,7 +109,7 @@ class GradientCovarianceOperator(ModelOperator):
             )
         if centered:
             mean = self._parameters.layout.split(self.gradient())
-            self._arrays = self._arrays._replace(extra=mean)
+            self._arrays = self._arrays._replace(given=self._arrays.given._replace(mean=mean))
 
     def _require_sum_of_examples(self, curvature: Covariance) -> None:
         """Refuse a loss that couples its examples: they have no gradients of their own."""

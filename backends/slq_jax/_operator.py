@@ -11,7 +11,7 @@ import numpy as np
 
 from slq.adapters import Batches, available_memory
 from slq.errors import RequestError, ShapeError
-from slq_jax._curvatures import Curvature, Hessian
+from slq_jax._curvatures import Curvature, Given, Hessian
 from slq_jax._data import Data
 from slq_jax._driver import Linear
 from slq_jax._explicit import Explicit, has_explicit_axes, specs_of
@@ -86,8 +86,8 @@ class ModelOperator:
             named = p.named.items()
             values = [np.full(x.shape, self._decays.get(name, 0.0), p.dtype) for name, x in named]
             decay = p.layout.join([p.layout.place_leaf(i, x) for i, x in enumerate(values)])
-        weight = np.asarray(self._data.weighed.weight, p.dtype)
-        self._arrays = Arrays(p.leaves, p.others, tuple(piece for _, piece in groups), weight, decay, None)
+        given = Given(np.asarray(1 / self._data.weighed.weight, p.dtype))
+        self._arrays = Arrays(p.leaves, p.others, tuple(piece for _, piece in groups), decay, given)
         self._linear: Linear | None = None
 
     def matvec(self, x: jax.Array, /) -> jax.Array:
@@ -126,7 +126,7 @@ class ModelOperator:
             return loss, weight
 
         self._data.run(add)
-        gradient = total / arrays.weight
+        gradient = total * arrays.given.scale
         if arrays.decay is not None:
             gradient += arrays.decay * self._parameters.layout.join(self._parameters.leaves)
         return gradient
@@ -187,7 +187,7 @@ class ModelOperator:
             return gradient_of(self._product, arrays._replace(leaves=leaves), first, zeros)[0]
 
         def product(v: jax.Array) -> jax.Array:
-            return add_piece(self._product, arrays, first, v[None], zeros[None])[0][0]
+            return add_piece(self._product, arrays, first, v[None], zeros[None])[0][0] / arrays.given.scale
 
         if isinstance(self._curvature, Hessian):
             require_derivative(gradient, product, self._parameters)
