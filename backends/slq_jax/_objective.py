@@ -72,6 +72,8 @@ class Composed:
 
 def require_hashable(function: Any, what: str) -> None:
     """Raise if JAX could not keep what it compiles for a function."""
+    if not callable(function):
+        raise RequestError(f"the {what} must be a function, got {type(function).__name__}")
     try:
         hash(function)
     except TypeError:

@@ -98,13 +98,14 @@ class ModelOperator:
 
     def linear(self) -> Linear | None:
         """The product as a pure function and its arguments, for compiled loops; None where the data do not fit."""
-        self._parameters.require_alive()
+        self._require_alive()
         if self._data.groups is None:
             return None
         if self._linear is None:
             self._data.confirm()
             sharded = self._parameters.layout if self._parameters.is_sharded else None
-            self._linear = self._linearized()._replace(sharded=sharded)
+            with jax.ensure_compile_time_eval():  # also where the product is part of what the user compiles
+                self._linear = self._linearized()._replace(sharded=sharded)
         return self._linear
 
     def workspace(self, rows: int) -> int:
@@ -117,7 +118,7 @@ class ModelOperator:
 
     def gradient(self) -> jax.Array:
         """The gradient of the mean loss, flat, in the order of the tree's leaves; of sharded ones, see `Options`."""
-        self._parameters.require_alive()
+        self._require_alive()
         arrays, total = self._arrays, self._parameters.layout.zeros()
 
         def add(piece: Piece) -> tuple[jax.Array, Any]:
@@ -163,7 +164,7 @@ class ModelOperator:
 
     def products_of_blocks(self, blocks: Sequence["ModelOperator"], rows: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """The products of several blocks of this operator, each with rows of its own, in one pass over the data."""
-        self._parameters.require_alive()
+        self._require_alive()
         products, arrays = tuple(A._product for A in blocks), tuple(A._arrays for A in blocks)
         if self._data.groups is not None:
             self._data.confirm()
@@ -177,6 +178,10 @@ class ModelOperator:
 
         self._data.run(add)
         return tuple(p.finish(t, a, x) for p, t, a, x in zip(products, totals, arrays, rows, strict=True))
+
+    def _require_alive(self) -> None:
+        self._parameters.require_alive()
+        self._data.require_alive()
 
     def _require_derivative(self) -> None:
         """Compare a product with differences of gradients, on the first piece."""
