@@ -10,7 +10,7 @@ import numpy as np
 from slq.adapters import Batches, Weighed, available_memory, weigh
 from slq.errors import DataError, RequestError
 from slq_jax._naming import naming, require_arrays
-from slq_jax._objective import Piece, cut, size_of
+from slq_jax._objective import Piece, cut, lengths_of, size_of
 from slq_jax._settings import Settings
 
 __all__ = ["Data"]
@@ -79,9 +79,10 @@ class Data:
             self.read(),  # type: ignore[arg-type]
             look,
             lambda piece: size_of(piece.batch),
-            lambda piece, low, high: Piece(piece.number, cut(piece.batch, low, high)),
+            lambda piece, *ends: Piece(piece.number, cut(piece.batch, *ends)),
             rtol,
             reduction=settings.reduction,
+            lengths=lambda piece: lengths_of(piece.batch),
         )
         self.groups = kept.groups(place)
         self._prints = kept.prints if self.groups is not None else None
