@@ -105,7 +105,8 @@ class ModelOperator:
         if self._linear is None:
             self._data.confirm()
             sharded = self._parameters.layout if self._parameters.is_sharded else None
-            self._linear = self._linearized()._replace(sharded=sharded)
+            with jax.ensure_compile_time_eval():  # numbers, also where the first product is asked for in a trace
+                self._linear = self._linearized()._replace(sharded=sharded)
         return self._linear
 
     def workspace(self, rows: int) -> int:
