@@ -50,8 +50,8 @@ def lanczos(matvec: Any, V: jax.Array, num_steps: int, *, reorthogonalize: bool 
     -------
     Coefficients
         The named tuple (alpha, beta), real. The last column of beta is the residual norm; a zero in beta ends a run,
-        and what follows it is zero. Both are as from `slq.lanczos`. They are NaN where a product is, and for a start vector of zeros
-        that is known only inside `jax.jit`.
+        and what follows it is zero. Both are as from `slq.lanczos`. They are NaN where a product is, and for a start
+        vector of zeros that is known only inside `jax.jit`.
 
     Raises
     ------
