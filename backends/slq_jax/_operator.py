@@ -99,7 +99,7 @@ class ModelOperator:
 
     def linear(self) -> Linear | None:
         """The product as a pure function and its arguments, for compiled loops; None where the data do not fit."""
-        self._parameters.require_alive()
+        self._require_alive()
         if self._data.groups is None:
             return None
         if self._linear is None:
@@ -119,7 +119,7 @@ class ModelOperator:
 
     def gradient(self) -> jax.Array:
         """The gradient of the mean loss, flat, in the order of the tree's leaves; of sharded ones, see `Options`."""
-        self._parameters.require_alive()
+        self._require_alive()
         arrays, total = self._arrays, self._parameters.layout.zeros()
 
         def add(piece: Piece) -> tuple[jax.Array, Any]:
@@ -165,7 +165,7 @@ class ModelOperator:
 
     def products_of_blocks(self, blocks: Sequence["ModelOperator"], rows: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """The products of several blocks of this operator, each with rows of its own, in one pass over the data."""
-        self._parameters.require_alive()
+        self._require_alive()
         products, arrays = tuple(A._product for A in blocks), tuple(A._arrays for A in blocks)
         if self._data.groups is not None:
             self._data.confirm()
@@ -179,6 +179,10 @@ class ModelOperator:
 
         self._data.run(add)
         return tuple(p.finish(t, a, x) for p, t, a, x in zip(products, totals, arrays, rows, strict=True))
+
+    def _require_alive(self) -> None:
+        self._parameters.require_alive()
+        self._data.require_alive()
 
     def _require_derivative(self) -> None:
         """Compare a product with differences of gradients, on the first piece."""
