@@ -1,8 +1,8 @@
 """Densities of Hessians in JAX beside as many separate compiled products, and beside matfree where it is installed.
 
 `python -m benchmarks.jax_curvature mlp|gpt [--rounds=3]` prints wall seconds, variants in turns in one process, medians
-of rounds, and ratios to the separate products of the same run; seconds of the first run, with what it compiles; and how much a
-second operator, at other parameters, compiles. asv tracks the ratios.
+of rounds, and ratios to the separate products of the same run; seconds of the first run, with what it compiles; and
+what a second operator, at other parameters, compiles. asv tracks the ratios.
 """
 
 import logging

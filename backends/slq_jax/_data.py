@@ -85,7 +85,7 @@ class Data:
             lengths=lambda piece: lengths_of(piece.batch),
         )
         self.groups = kept.groups(place)
-        self._prints = kept.prints if self.groups is not None else None
+        self._prints = kept.prints
         self._confirmed = self._batches.single
 
     def read(self) -> Iterator["_Whole"]:
@@ -109,7 +109,7 @@ class Data:
 
     def confirm(self) -> None:
         """Once, read the data a second time, where they are kept: every pass must give the same set, in any order."""
-        if self._confirmed or self._prints is None:
+        if self._confirmed:
             return
         again = _Kept(None)
         number, samples = 0, 0
@@ -157,7 +157,7 @@ class _Kept:
         self._limit = limit
         self._pieces: dict[Any, list[Piece]] | None = {}
         self._bytes = 0
-        self.prints: np.ndarray | None = None
+        self.prints = np.zeros(0, dtype=np.complex128)
 
     def add(self, piece: Piece) -> None:
         if self._pieces is None:
@@ -183,8 +183,10 @@ class _Kept:
             values = np.asarray(x, dtype=np.complex128 if np.iscomplexobj(x) else np.float64)
             with np.errstate(over="ignore", invalid="ignore"):  # infinity is a mark, too
                 sums += [values.sum(), (np.abs(values) ** 2).sum()]
-        one = np.asarray(sums)
-        self.prints = one if self.prints is None else self.prints + one
+        prints = np.zeros(max(len(sums), len(self.prints)), dtype=np.complex128)
+        prints[: len(self.prints)] += self.prints
+        prints[: len(sums)] += sums
+        self.prints = prints
 
     def groups(self, place: Callable[[Any], jax.Array]) -> list[tuple[bool, Piece]] | None:
         if self._pieces is None:
@@ -206,7 +208,5 @@ def _stacked(arrays: Sequence[Any]) -> Any:
     return np.stack(arrays) if numpy else jnp.stack([jnp.asarray(x) for x in arrays])
 
 
-def _close(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    if a is None or b is None:
-        return a is b
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-9, atol=0, equal_nan=True))

@@ -66,7 +66,8 @@ class ModelOperator:
         self._data = Data(data, settings, look, self._rounding**0.5, p.leaves[0], p.layout.place)
         self._decays = _decays(p, settings.weight_decay)
         self._bind(p)
-        if settings.check and require_function(objective, p, self._data.first):
+        own_rules = settings.check and require_function(objective, p, self._data.first)
+        if own_rules and isinstance(curvature, Hessian):
             self._require_derivative()
 
     def _bind(self, parameters: Parameters) -> None:
@@ -104,7 +105,7 @@ class ModelOperator:
         if self._linear is None:
             self._data.confirm()
             sharded = self._parameters.layout if self._parameters.is_sharded else None
-            with jax.ensure_compile_time_eval():  # also where the product is part of what the user compiles
+            with jax.ensure_compile_time_eval():  # numbers, also where the first product is asked for in a trace
                 self._linear = self._linearized()._replace(sharded=sharded)
         return self._linear
 
@@ -194,8 +195,7 @@ class ModelOperator:
         def product(v: jax.Array) -> jax.Array:
             return add_piece(self._product, arrays, first, v[None], zeros[None])[0][0] / arrays.given.scale
 
-        if isinstance(self._curvature, Hessian):
-            require_derivative(gradient, product, self._parameters)
+        require_derivative(gradient, product, self._parameters)
 
     @cached_property
     def _residuals(self) -> tuple[int, int]:
