@@ -83,7 +83,7 @@ def transformer(p, batch):
 
 
 # A module of torch and the function of JAX with its parameters, and the inputs of n samples.
-MODELS = {
+MODELS: dict[str, Any] = {
     "mlp": (lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 5)), mlp, (4,)),
     "convolutions": (
         lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 5)),
@@ -159,7 +159,7 @@ def make_pair(name, targets="classes", sizes=(5, 3, 3)):
 
 @lru_cache
 def _node(fields):
-    return namedtuple("_".join(fields), fields)  # noqa: PYI024: the fields are those of a module
+    return namedtuple("_".join(fields), fields)
 
 
 def tree_of(model):

@@ -1,5 +1,7 @@
 """All operators of torch and of JAX on the same networks, weights, data and vectors."""
 
+from typing import Any
+
 import pytest
 
 import slq_jax
@@ -23,7 +25,7 @@ def of_functions(make, pair, ours, theirs, **options):
     )
 
 
-OPERATORS = {
+OPERATORS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "hessian": (of_functions, "hessian_operator", {}),
     "ggn": (both, "ggn_operator", {}),
     "fisher": (both, "fisher_operator", {}),

@@ -122,7 +122,7 @@ def ggn():
     )
 
 
-QUESTIONS = {
+QUESTIONS: dict[str, Any] = {
     "trace": lambda m: m.trace(),
     "decaying": lambda m: m.trace(lambda t: np.exp(-(t**2))),
     "logarithm": lambda m: m.trace(lambda t: np.log(t**2 + 1)),
