@@ -81,15 +81,14 @@ class GaussNewton:
     matrix: Matrix
 
     def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
-        """J, M and Jᵀ one after the other."""
-        del extra
+        """J, M and Jᵀ one after the other; `extra` is the key of drawn labels."""
 
         def outputs(leaves: Leaves) -> Any:
             z = self.forward(tree.join(leaves, others), piece.batch)
             return _floating(z), z
 
         z, pull, whole = jax.vjp(outputs, leaves, has_aux=True)
-        product = self.matrix.linearize(self.objective, whole, z, piece)
+        product = self.matrix.linearize(self.objective, whole, z, piece, extra)
         return Partial(_JacobianTwice(_shapes(z)), pull, product)
 
     def around(self, wrap: Wrap) -> Self:
