@@ -29,6 +29,7 @@ class Given(NamedTuple):
 
     scale: Any  # a factor: one over the sum of the weights
     mean: Leaves | None = None  # the gradient of the mean loss, of which deviations are taken
+    key: Any = None  # of drawn labels
 
 
 class Curvature(Protocol):
@@ -94,7 +95,7 @@ class GaussNewton:
             return _floating(z), z
 
         z, pull, whole = jax.vjp(outputs, leaves, has_aux=True)
-        product = self.matrix.linearize(self.objective, whole, z, piece)
+        product = self.matrix.linearize(self.objective, whole, z, piece, given.key)
         return Partial(_JacobianTwice(_shapes(z)), pull, product, given.scale)
 
     def around(self, wrap: Wrap) -> Self:

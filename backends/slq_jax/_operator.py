@@ -184,6 +184,11 @@ class ModelOperator:
         self._parameters.require_alive()
         self._data.require_alive()
 
+    def give(self, **given: Any) -> None:
+        """Set what the products depend on besides leaves and data; see `Given`."""
+        given = {name: jax.tree.map(self._parameters.layout.place, value) for name, value in given.items()}
+        self._arrays = self._arrays._replace(given=self._arrays.given._replace(**given))
+
     def _require_derivative(self) -> None:
         """Compare a product with differences of gradients, on the first piece."""
         arrays, zeros = self._arrays._replace(pieces=()), self._parameters.layout.zeros()
