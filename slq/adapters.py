@@ -130,7 +130,7 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 
 def weigh(
-    batches: Batches,
+    batches: Iterable[Any],
     evaluate: Callable[[Any], tuple[float, float | None]],
     size_of: Callable[[Any], int | None],
     cut: Callable[[Any, int, int], Any],
@@ -144,7 +144,7 @@ def weigh(
 
     Parameters
     ----------
-    batches : Batches
+    batches : iterable
     evaluate : callable
         batch -> (loss, weight); weight None says that the loss is a mean, or sum, over the samples of the batch.
     size_of : callable

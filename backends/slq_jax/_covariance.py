@@ -114,6 +114,7 @@ class GradientCovarianceOperator(ModelOperator):
         """Refuse a loss that couples its examples: they have no gradients of their own."""
         if self._data.weighed.num_samples is None:
             raise RequestError("per='example' needs batches that tell their samples: arrays with a leading dimension")
+        self._data.require_samples()
         p, batch = self._parameters, self._data.first.batch
         whole, parts = curvature.both_sums(p.tree, p.leaves, p.others, batch)
         if not abs(float(whole) - float(parts)) <= self._rounding**0.5 * max(abs(float(whole)), abs(float(parts))):

@@ -1,6 +1,7 @@
 """The data: read in pieces, weighed, and kept on the device where they fit."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -75,15 +76,16 @@ class Data:
                     kept.add(piece)
             return loss, weight
 
-        self.weighed: Weighed = weigh(
-            self.read(),  # type: ignore[arg-type]
-            look,
-            lambda piece: size_of(piece.batch),
-            lambda piece, *ends: Piece(piece.number, cut(piece.batch, *ends)),
-            rtol,
+        self._weigh = partial(
+            weigh,
+            evaluate=look,
+            size_of=lambda piece: size_of(piece.batch),
+            cut=lambda piece, *ends: Piece(piece.number, cut(piece.batch, *ends)),
+            rtol=rtol,
             reduction=settings.reduction,
             lengths=lambda piece: lengths_of(piece.batch),
         )
+        self.weighed: Weighed = self._weigh(self.read())
         self.groups = kept.groups(place)
         self._prints = kept.prints
         self._confirmed = self._batches.single
@@ -101,6 +103,11 @@ class Data:
                 whole = step is None or (low == 0 and step >= (samples or 0))
                 yield _Whole(number, batch if whole else cut(batch, low, min(low + step, samples or 0)))  # type: ignore[operator]
                 number += 1
+
+    def require_samples(self) -> None:
+        """Raise if the first piece does not tell its samples, which does not matter to one mean alone."""
+        if len(set(lengths_of(self.first.batch))) > 1:
+            self._weigh([self.first, self.first])
 
     def require_alive(self) -> None:
         """Raise if an array that is kept was donated since construction."""
