@@ -1,4 +1,4 @@
-"""H76-H77: losses of JAX functions: what JAX traces once and keeps, and how data are read and weighed."""
+"""H76: losses of JAX functions: what JAX traces once and keeps, and how data are read and weighed."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -115,7 +115,7 @@ def h76(_: Library) -> Iterator[Outcome]:
 
 
 @row(
-    "H77",
+    "H76b",
     "JAX: one-shot iterators, no data, batches of unequal sizes, a sum, NaN, arrays that do not tell the number of "
     "samples, text",
     "the right Hessian, in which each batch weighs as many samples as it has; else `DataError`",
