@@ -108,8 +108,7 @@ class GradientCovarianceOperator(ModelOperator):
                 "the covariance of the gradients of one batch is zero; give several batches, or take per='example'"
             )
         if centered:
-            mean = self._parameters.layout.split(self.gradient())
-            self._arrays = self._arrays._replace(extra=mean)
+            self.give(mean=self._parameters.layout.split(self.gradient()))
 
     def _require_sum_of_examples(self, curvature: Covariance) -> None:
         """Refuse a loss that couples its examples: they have no gradients of their own."""

@@ -137,7 +137,7 @@ def fisher_operator(
     matrix: Matrix = OfLoss(loss) if samples is None else Sampled(loss, int(samples))
     operator = _operator(forward, loss, Empirical(loss) if empirical else matrix, params, data, select, options)
     if samples is not None:
-        operator._arrays = operator._arrays._replace(extra=jax.random.key(int(rng)))  # other seeds compile nothing
+        operator.give(key=jax.random.key(int(rng)))  # an argument: other seeds compile nothing
     return operator
 
 

@@ -24,7 +24,7 @@ from slq_torch._parameters import Parameters, Selection
 from slq_torch._pieces import LossFunction, Owner, Piece, Pieces, sum_and_weight
 from slq_torch._precision import autocasts, warn_of_precision
 from slq_torch._settings import Settings
-from slq_torch._trees import cut, fingerprint, naming, size_of
+from slq_torch._trees import cut, fingerprint, lengths_of, naming, size_of
 
 __all__ = ["DataPass", "LossFunction", "Piece"]
 
@@ -206,9 +206,10 @@ class DataPass:
             self._pieces,  # type: ignore[arg-type]
             evaluate,
             lambda piece: size_of(piece.batch),
-            lambda piece, low, high: Piece(piece.number, cut(piece.batch, low, high)),
+            lambda piece, *ends: Piece(piece.number, cut(piece.batch, *ends)),
             self.rtol,
             reduction=settings.reduction,
+            lengths=lambda piece: lengths_of(piece.batch),
             coupled=settings.seed is not None or settings.batch_norm in ("batch", "population") or bool(coupling),
         )
         self._warn_of_lost_samples(data)
