@@ -107,12 +107,14 @@ class Parameters:
 
     def ravel(self, tree: Any) -> jax.Array:
         """A tree like the parameters as a flat vector: the inverse of `unravel`; other leaves are not looked at."""
-        leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None and bool(self.others))
-        if self.others and structure != self.tree.structure:
-            leaves, structure = jax.tree.flatten(tree)
-        if structure != self.tree.structure:
-            raise RequestError(f"expected a tree of structure {self.tree.structure}, got {structure}")
+        structure = self.tree.structure
+        try:
+            leaves = structure.flatten_up_to(tree)  # takes None in place of a leaf, and where the parameters have None
+        except ValueError:
+            leaves = [None] * len(self.tree.chosen)
         chosen = [leaf for leaf, c in zip(leaves, self.tree.chosen, strict=True) if c]
+        if not jax.tree_util.all_leaves(chosen):
+            raise RequestError(f"expected a tree of structure {structure}, got {jax.tree.structure(tree)}")
         for leaf, p in zip(chosen, self.leaves, strict=True):
             if jnp.shape(leaf) != p.shape:
                 raise ShapeError(f"expected leaves of the shapes of the parameters: {p.shape}, got {jnp.shape(leaf)}")

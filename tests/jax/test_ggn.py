@@ -207,11 +207,11 @@ def test_a_loss_of_ones_own_with_a_closed_form_refuses_a_tree(rng):
     """One that reads trees itself, and gives a second derivative, which is asked for one array."""
 
     class Closed:
-        def __call__(self, z, batch):
+        def __call__(self, z, _):
             return (z["mean"] ** 2).sum(), 8
 
-        def hessian_product(self, z, batch, tangent):
-            return 2 * tangent
+        def hessian_product(self, *arguments):
+            return 2 * arguments[-1]
 
     op = ggn_operator(outputs, Closed(), mlp_params(rng), labels(rng), check=False)
     with pytest.raises(RequestError, match="Closed is a loss of one array, but forward returns a dict; return the arr"):
