@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
 
 import jax
-import jax.numpy as jnp
 
 from slq.adapters import Blocks, partition
-from slq.errors import RequestError, ShapeError
+from slq.errors import RequestError
 from slq_jax._curvatures import Hessian
 from slq_jax._hessian import HessianOperator
 from slq_jax._objective import LossFunction, Objective
@@ -88,8 +87,8 @@ class LayerOperators(Mapping[str, HessianOperator]):
         operators = [self._blocks[name] for name in vectors]
         rows = []
         for A, x in zip(operators, vectors.values(), strict=True):
-            if jnp.ndim(x) == 0 or x.shape[-1] != A.shape[1]:
-                raise ShapeError(f"the product expects vectors of shape (..., {A.shape[1]}), got {jnp.shape(x)}")
-            rows.append(jnp.asarray(x, A.like.dtype).reshape(-1, A.shape[1]))
+            A.require_vectors(x)
+            rows.append(A.layout.rows(x))
         products = self._whole.products_of_blocks(operators, rows)
-        return {name: y.reshape(x.shape) for (name, x), y in zip(vectors.items(), products, strict=True)}
+        given = zip(vectors.items(), operators, products, strict=True)
+        return {name: A.layout.as_given(y, x) for (name, x), A, y in given}

@@ -59,9 +59,13 @@ class Flat:
         del i
         return jnp.asarray(x)
 
-    def by_rows(self, product: Callable[[jax.Array], jax.Array], x: Any) -> jax.Array:
-        """The product of vectors (..., n) by a function of blocks (k, n)."""
-        return product(jnp.asarray(x, self.dtype).reshape(-1, x.shape[-1])).reshape(x.shape)
+    def rows(self, x: Any) -> jax.Array:
+        """Vectors (..., n) as a block (k, n)."""
+        return jnp.asarray(x, self.dtype).reshape(-1, x.shape[-1])
+
+    def as_given(self, block: jax.Array, x: Any) -> jax.Array:
+        """A block in the shape of `x`, of which `rows` made one."""
+        return block.reshape(x.shape)
 
     def map_rows(self, push: Push, vectors: jax.Array, together: int) -> jax.Array:
         """The vectors that `push` makes of the rows of `vectors`, so many at once."""

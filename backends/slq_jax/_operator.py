@@ -15,6 +15,7 @@ from slq_jax._curvatures import Curvature, Given, Hessian
 from slq_jax._data import Data
 from slq_jax._driver import Linear
 from slq_jax._explicit import Explicit, has_explicit_axes, specs_of
+from slq_jax._layout import Flat
 from slq_jax._objective import Piece, require_hashable
 from slq_jax._parameters import Parameters, Selection
 from slq_jax._product import (
@@ -93,9 +94,18 @@ class ModelOperator:
 
     def matvec(self, x: jax.Array, /) -> jax.Array:
         """The product with each row of `x`: (..., n) -> (..., n)."""
-        if jnp.ndim(x) == 0 or x.shape[-1] not in (self.shape[0], self._parameters.layout.size):
-            raise ShapeError(f"matvec expects vectors of shape (..., {self.shape[0]}), got {jnp.shape(x)}")
-        return self._parameters.layout.by_rows(self._multiply, x)
+        self.require_vectors(x)
+        return self.layout.as_given(self._multiply(self.layout.rows(x)), x)
+
+    def require_vectors(self, x: Any) -> None:
+        """Raise unless `x` has the shape of vectors."""
+        if jnp.ndim(x) == 0 or x.shape[-1] not in (self.shape[0], self.layout.size):
+            raise ShapeError(f"the product expects vectors of shape (..., {self.shape[0]}), got {jnp.shape(x)}")
+
+    @property
+    def layout(self) -> Flat:
+        """Where the entries of the leaves are in the flat vectors."""
+        return self._parameters.layout
 
     def linear(self) -> Linear | None:
         """The product as a pure function and its arguments, for compiled loops; None where the data do not fit."""

@@ -72,7 +72,7 @@ class Parameters:
         self.named = {name: _usable(name, leaf) for name, leaf in everything.items() if name in wanted}
         wide = any(leaf.dtype == jnp.float64 for leaf in self.named.values())
         self.dtype = jnp.dtype(jnp.float64 if wide else jnp.float32)
-        self.layout: Flat = layout_of(self.named, self.dtype, probe_axis)
+        self.layout: Flat = layout_of(everything | self.named, self.named, self.dtype, probe_axis)
         self.named = {name: self.layout.place_leaf(i, x) for i, (name, x) in enumerate(self.named.items())}
         self.leaves = tuple(self.named.values())
         self.others = tuple(self.layout.place(x) for name, x in everything.items() if name not in wanted)
