@@ -29,11 +29,11 @@ def draw(A: LinearOperator, seed: int, recipes: list[dict[int, float]]) -> Array
     local = len(range(n)[index]) if isinstance(index, slice) else len(index)
     rows = np.zeros((len(recipes), local), dtype=dtype)
     for where, block, offsets in _blocks(index, n):
+        length = min(_BLOCK, n - block * _BLOCK)
+        normals = {i: _normals(seed, i, block, length, complex_)[offsets] for i in {i for r in recipes for i in r}}
         for row, recipe in zip(rows, recipes, strict=True):
             for number, factor in recipe.items():
-                row[where] += _normals(seed, number, block, min(_BLOCK, n - block * _BLOCK), complex_)[
-                    offsets
-                ] * np.float64(factor)
+                row[where] += normals[number] * np.float64(factor)
     x = put(A, rows, like)
     if like.dtype == A.like.dtype:
         return x

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from slq import _checks
-from slq._arrays import Array, library_name
+from slq._arrays import Array, is_array, library_name, to_host
+from slq._basis import storage_for
 from slq._products import Products, product_error
 from slq._recurrence import Tridiagonal, cut_at_end, require_finite
 from slq.errors import RequestError, SlqError
@@ -67,11 +68,16 @@ def driven(products: Products, v: Array, num_steps: int, *, check: bool, **optio
         raise product_error(error, 0, v.shape) from error
     if found is None:
         return None
-    raw_alpha, raw_beta = (np.asarray(x, dtype=np.float64) for x in (found.alpha, found.beta))
+    raw_alpha, raw_beta = _on_host(found.alpha), _on_host(found.beta)
     alpha, beta = cut_at_end(raw_alpha, raw_beta, num_steps)
     require_finite(products, alpha, beta, {})
     returned = getattr(found, "returned", None)
     if check and returned is not None and num_steps > 1:
-        read = {"alpha": raw_alpha.T, "beta": raw_beta.T, "returned": np.asarray(returned, dtype=np.float64).T[1:]}
-        _checks.judge_steps(read, products.eps, partial(_checks.size_of_operator, products, v, 1.0))
+        read = {"alpha": raw_alpha.T, "beta": raw_beta.T, "returned": _on_host(returned).T[1:]}
+        stored = storage_for(options.get("basis_dtype") if options["reorthogonalize"] else None, v)
+        _checks.judge_steps(read, max(products.eps, stored.eps), partial(_checks.size_of_operator, products, v, 1.0))
     return Tridiagonal(alpha, beta, found.basis)
+
+
+def _on_host(x: Any) -> np.ndarray:
+    return np.asarray(to_host(x) if is_array(x) else x, dtype=np.float64)

@@ -130,7 +130,7 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 
 def weigh(
-    batches: Batches,
+    batches: Iterable[Any],
     evaluate: Callable[[Any], tuple[float, float | None]],
     size_of: Callable[[Any], int | None],
     cut: Callable[[Any, int, int], Any],
@@ -138,12 +138,13 @@ def weigh(
     *,
     reduction: str = "mean",
     coupled: bool = False,
+    lengths: Callable[[Any], Iterable[int]] | None = None,
 ) -> Weighed:
     """Read the data once: sum losses and weights, and verify that scalar losses are what they are declared to be.
 
     Parameters
     ----------
-    batches : Batches
+    batches : iterable
     evaluate : callable
         batch -> (loss, weight); weight None says that the loss is a mean, or sum, over the samples of the batch.
     size_of : callable
@@ -156,6 +157,9 @@ def weigh(
         What a loss without a weight is, over the samples of its batch.
     coupled : bool
         The loss of a batch is no sum over its samples, and meant so (batch statistics): do not verify.
+    lengths : callable, optional
+        batch -> the leading dimensions of its arrays. Where they differ, any may be the number of samples: `cut` is
+        called with one of them as a fourth argument, and then cuts the arrays that have it.
 
     Returns
     -------
@@ -164,7 +168,8 @@ def weigh(
     Raises
     ------
     DataError
-        If there are no batches, no weight, a loss that is not finite, or one that is no mean (or sum) over samples.
+        If there are no batches, no weight, a loss that is not finite, or one that is no mean (or sum) over samples, or
+        is one along several dimensions.
     """
     total = weight = 0.0
     samples: int | None = 0
@@ -189,7 +194,7 @@ def weigh(
             unverified.append((number, batch, loss, size or 0))
             if (number > 0 or reduction == "sum") and not coupled:  # one mean needs no weight
                 for case in unverified:
-                    _verify(*case, evaluate, cut, rtol, reduction)
+                    _verify(*case, evaluate, cut, rtol, reduction, lengths)
                 unverified = []
         else:
             total += loss
@@ -207,9 +212,10 @@ def _verify(
     loss: float,
     size: int,
     evaluate: Callable[[Any], tuple[float, float | None]],
-    cut: Callable[[Any, int, int], Any],
+    cut: Callable[..., Any],
     rtol: float,
     reduction: str,
+    lengths: Callable[[Any], Iterable[int]] | None,
 ) -> None:
     """Split the batch twice, unevenly: only a mean over samples is the weighted mean of its parts both times."""
     if size == 0:
@@ -217,18 +223,43 @@ def _verify(
             f"batch {number} does not tell how many samples it has, so the batches cannot be weighed; "
             "let the loss return (sum, weight)"
         )
-    for at in {1, size // 2} - {0, size}:
-        try:
-            first, rest = evaluate(cut(batch, 0, at))[0], evaluate(cut(batch, at, size))[0]
-        except (ArithmeticError, RuntimeError, TypeError, ValueError):  # batch statistics of one sample, for example
-            first = rest = np.nan
-        p, q = (at / size, 1 - at / size) if reduction == "mean" else (1.0, 1.0)
-        parts = p * first + q * rest
-        scale = max(abs(loss), abs(parts), p * abs(first) + q * abs(rest))
-        if not abs(parts - loss) <= rtol * scale:  # also when a part has no mean at all (NaN)
+    changes = False
+    for at in _places(size):
+        whole, difference, changed = _split(loss, evaluate, cut, batch, reduction, at, size)
+        changes |= changed > rtol
+        if not difference <= rtol:  # also when a part has no mean at all (NaN)
             raise DataError(
                 f"the loss is not a {reduction} over the samples of batch {number}: {loss:.6g} for the whole, "
-                f"{parts:.6g} from two parts of {at} and {size - at}; batches could not be weighed. Let the loss "
+                f"{whole:.6g} from two parts of {at} and {size - at}; batches could not be weighed. Let the loss "
                 "return (sum, weight), for example (sum over valid tokens, their number); batch statistics need "
                 "model.eval() or one batch"
             )
+    for other in sorted(set(lengths(batch) if lengths else ()) - {size, 0}):
+        found = [_split(loss, evaluate, cut, batch, reduction, at, other, other) for at in _places(other)]
+        if not found or not all(difference <= rtol for _, difference, _ in found):
+            continue
+        if not changes or any(changed > rtol for _, _, changed in found):
+            raise DataError(
+                f"batch {number} has arrays of {size} and of {other} rows, and the loss is a {reduction} over either, "
+                "so it does not tell how many samples there are. Let the loss return (sum, weight), or give arrays "
+                "that are no samples a leading dimension of 1, behind those of the samples"
+            )
+
+
+def _places(size: int) -> set[int]:
+    return {1, size // 2} - {0, size}
+
+
+def _split(
+    loss: float, evaluate: Callable[..., Any], cut: Callable[..., Any], batch: Any, reduction: str, at: int, *size: int
+) -> tuple[float, float, float]:
+    """What two parts of a batch say of its loss; how far, relatively, that is from it; and how far the parts are."""
+    end = size[0]
+    try:
+        first, rest = (evaluate(cut(batch, *ends, *size[1:]))[0] for ends in ((0, at), (at, end)))
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):  # batch statistics of one sample, ...
+        return np.nan, np.nan, np.nan
+    p, q = (at / end, 1 - at / end) if reduction == "mean" else (1.0, 1.0)
+    whole = p * first + q * rest
+    scale = max(abs(loss), abs(whole), p * abs(first) + q * abs(rest)) or 1.0
+    return whole, abs(whole - loss) / scale, max(abs(first - loss), abs(rest - loss)) / scale

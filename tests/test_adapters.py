@@ -135,3 +135,63 @@ def test_some_sample_must_count():
 def test_batches_must_tell_their_size_if_they_are_to_be_weighed():
     with pytest.raises(DataError, match="batch 0 does not tell how many samples it has"):
         weigh_losses([SAMPLES, SAMPLES], mean, size=lambda _: None)
+
+
+def weigh_dicts(batches, loss, first="x", **options):
+    """The mean loss of batches of arrays with names, of which one is said to hold a row for each sample."""
+
+    def cut(batch, low, high, size=None):
+        size = len(batch[first]) if size is None else size
+        return {name: x[low:high] if len(x) == size else x for name, x in batch.items()}
+
+    def lengths(batch):
+        return map(len, batch.values())
+
+    return weigh(Batches(batches), loss, lambda batch: len(batch[first]), cut, 1e-8, lengths=lengths, **options)
+
+
+X, OTHER = np.arange(1.0, 6), np.ones(7)
+UNEVEN = [{"x": X[:2], "other": OTHER}, {"x": X[2:], "other": OTHER}]
+
+
+def test_arrays_that_are_no_samples():
+    """Cut by its length, such an array changes nothing, or what is computed from it has no shape."""
+    assert weigh_dicts(UNEVEN, lambda batch: (batch["x"].mean() * batch["other"].mean(), None)).loss == X.mean()
+    scales = [{**batch, "other": np.ones((7, 4))} for batch in UNEVEN]
+
+    def multiplied(batch):
+        return float((batch["x"].mean() * np.ones(7) @ batch["other"]).mean()), None
+
+    assert weigh_dicts(scales, multiplied).loss == pytest.approx(7 * X.mean())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("first", ["x", "other"])
+def test_means_over_two_dimensions_do_not_tell_the_number_of_samples(first, reduction):
+    def loss(batch):
+        factors = [x.mean() if reduction == "mean" else x.sum() for x in batch.values()]
+        return float(np.prod(factors)), None
+
+    batches = [{"x": x, "other": np.arange(1.0, 8)} for x in np.split(X, [2])]
+    sizes = "2 and of 7" if first == "x" else "7 and of 2"
+    with pytest.raises(DataError, match=rf"has arrays of {sizes} rows.*{reduction} over either.*\(sum, weight\)"):
+        weigh_dicts(batches, loss, first, reduction=reduction)
+    weighed = weigh_dicts(batches, lambda batch: (batch["x"].sum(), len(batch["x"])), first)
+    assert weighed.loss == pytest.approx(X.mean())
+
+
+@pytest.mark.parametrize("rows", [7, 1])
+def test_first_array_that_is_none_of_samples(rows):
+    """Nothing is cut, so that a mean over anything passes."""
+    batches = [{**batch, "other": np.ones(rows)} for batch in UNEVEN]
+    with pytest.raises(DataError, match=rf"batch 0 has arrays of {rows} and of 2 rows"):
+        weigh_dicts(batches, lambda batch: (batch["x"].mean(), None), "other")
+
+
+def test_equal_losses_do_not_tell_the_number_of_samples():
+    with pytest.raises(DataError, match="batch 0 has arrays of 2 and of 7 rows"):
+        weigh_dicts(UNEVEN, lambda batch: (1.0 + 0 * len(batch), None))
+
+
+def test_one_mean_over_two_dimensions_needs_no_weight():
+    assert weigh_dicts(UNEVEN[:1], lambda batch: (1.0 + 0 * len(batch), None)).loss == 1

@@ -9,6 +9,7 @@ from slq_jax._hessian import HessianOperator, hessian_operator
 from slq_jax._layers import LayerOperators, layer_operators
 from slq_jax._losses import BinaryCrossEntropy, CrossEntropy, SquaredError
 from slq_jax._optimizer import adam_diagonal
+from slq_jax._settings import Options
 
 __all__ = [
     "BinaryCrossEntropy",
@@ -17,6 +18,7 @@ __all__ = [
     "GradientCovarianceOperator",
     "HessianOperator",
     "LayerOperators",
+    "Options",
     "SquaredError",
     "adam_diagonal",
     "fisher_operator",

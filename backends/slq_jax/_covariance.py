@@ -108,13 +108,13 @@ class GradientCovarianceOperator(ModelOperator):
                 "the covariance of the gradients of one batch is zero; give several batches, or take per='example'"
             )
         if centered:
-            mean = self._parameters.layout.split(self.gradient())
-            self._arrays = self._arrays._replace(extra=mean)
+            self.give(mean=self._parameters.layout.split(self.gradient()))
 
     def _require_sum_of_examples(self, curvature: Covariance) -> None:
         """Refuse a loss that couples its examples: they have no gradients of their own."""
         if self._data.weighed.num_samples is None:
             raise RequestError("per='example' needs batches that tell their samples: arrays with a leading dimension")
+        self._data.require_samples()
         p, batch = self._parameters, self._data.first.batch
         whole, parts = curvature.both_sums(p.tree, p.leaves, p.others, batch)
         if not abs(float(whole) - float(parts)) <= self._rounding**0.5 * max(abs(float(whole)), abs(float(parts))):

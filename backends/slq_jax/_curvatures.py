@@ -7,7 +7,7 @@ can leave a compiled function, be kept, and be applied in another.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,29 @@ from slq_jax._objective import Objective, Piece, size_of
 from slq_jax._output_matrices import Matrix
 from slq_jax._parameters import Tree
 
-__all__ = ["Covariance", "Curvature", "GaussNewton", "Hessian", "gradient"]
+__all__ = ["Covariance", "Curvature", "GaussNewton", "Given", "Hessian", "gradient"]
 
 
 Wrap = Callable[[Callable[[Any, Any], Any]], Callable[[Any, Any], Any]]
 
 
+class Given(NamedTuple):
+    """What a matrix depends on besides the leaves and the data."""
+
+    scale: Any  # a factor: one over the sum of the weights
+    mean: Leaves | None = None  # the gradient of the mean loss, of which deviations are taken
+    key: Any = None  # of drawn labels
+
+
 class Curvature(Protocol):
-    """A matrix for each piece of the data; the operator is their sum, divided by the sum of the weights."""
+    """A matrix for each piece of the data, times a factor; the operator is their sum."""
 
     @property
     def objective(self) -> Objective:
         """The loss that the operator belongs to."""
         ...
 
-    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Any:
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, given: Given) -> Any:
         """The product with tangents of the leaves."""
         ...
 
@@ -47,10 +55,9 @@ class Hessian:
 
     objective: Objective
 
-    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Any:
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, given: Given) -> Any:
         """The derivative of the gradient."""
-        del extra
-        return jax.linearize(lambda x: gradient(self.objective, tree, x, others, piece)[0], leaves)[1]
+        return jax.linearize(lambda x: gradient(self.objective, tree, x, others, piece, given.scale)[0], leaves)[1]
 
     def around(self, wrap: Wrap) -> Self:
         """The same with the loss wrapped."""
@@ -58,12 +65,12 @@ class Hessian:
 
 
 def gradient(
-    objective: Objective, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece
+    objective: Objective, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, scale: Any = 1.0
 ) -> tuple[Leaves, jax.Array]:
-    """The gradient of the summed loss of a piece, and that loss."""
+    """The gradient of `scale` times the summed loss of a piece, and that."""
 
     def summed(leaves: Leaves) -> jax.Array:
-        return objective.summed(tree.join(leaves, others), piece.batch)[0]
+        return scale * objective.summed(tree.join(leaves, others), piece.batch)[0]
 
     loss, cotangents = jax.value_and_grad(summed)(leaves)
     return cotangents, loss
@@ -80,17 +87,16 @@ class GaussNewton:
     forward: Callable[[Any, Any], Any]
     matrix: Matrix
 
-    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, given: Given) -> Partial:
         """J, M and Jᵀ one after the other."""
-        del extra
 
         def outputs(leaves: Leaves) -> Any:
             z = self.forward(tree.join(leaves, others), piece.batch)
             return _floating(z), z
 
         z, pull, whole = jax.vjp(outputs, leaves, has_aux=True)
-        product = self.matrix.linearize(self.objective, whole, z, piece)
-        return Partial(_JacobianTwice(_shapes(z)), pull, product)
+        product = self.matrix.linearize(self.objective, whole, z, piece, given.key)
+        return Partial(_JacobianTwice(_shapes(z)), pull, product, given.scale)
 
     def around(self, wrap: Wrap) -> Self:
         """The same with the forward function wrapped."""
@@ -103,26 +109,26 @@ class GaussNewton:
 class _JacobianTwice:
     shapes: tuple[Any, ...]
 
-    def __call__(self, pull: Any, product: Any, tangents: Leaves) -> Leaves:
+    def __call__(self, pull: Any, product: Any, scale: Any, tangents: Leaves) -> Leaves:
         slopes = jax.linear_transpose(lambda *z: pull(tuple(z))[0], *_structs(self.shapes))(tangents)
-        return pull(tuple(product(tuple(slopes))))[0]
+        return pull(tuple((scale * z).astype(z.dtype) for z in product(tuple(slopes))))[0]
 
 
 @dataclass(frozen=True)
 class Covariance:
-    """Σ wᵢ (gᵢ − g)(gᵢ − g)ᵀ, wᵢ gᵢ being the gradient of the summed loss of item i, and g = `extra`, zero if None."""
+    """Σ wᵢ (gᵢ − g)(gᵢ − g)ᵀ, wᵢ gᵢ being the gradient of the summed loss of item i, g = `given.mean` (None: zero)."""
 
     objective: Objective
     per_example: bool
 
-    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, extra: Any) -> Partial:
+    def linearize(self, tree: Tree, leaves: Leaves, others: Leaves, piece: Piece, given: Given) -> Partial:
         """With L the vector of the summed losses: Lʹ, then its transpose."""
 
         def losses(leaves: Leaves) -> tuple[jax.Array, Any]:
             return self._losses(tree.join(leaves, others), piece.batch)
 
         items, pull, weights = jax.vjp(losses, leaves, has_aux=True)
-        return Partial(_Deviations(_shapes((items,))), pull, weights, extra)
+        return Partial(_Deviations(_shapes((items,))), pull, weights, given.mean, given.scale)
 
     def around(self, wrap: Wrap) -> Self:
         """The same with the loss wrapped."""
@@ -146,12 +152,13 @@ class Covariance:
 class _Deviations:
     shapes: tuple[Any, ...]
 
-    def __call__(self, pull: Any, weights: jax.Array, mean: Leaves | None, tangents: Leaves) -> Leaves:
+    def __call__(self, pull: Any, weights: jax.Array, mean: Leaves | None, scale: Any, tangents: Leaves) -> Leaves:
         (slopes,) = jax.linear_transpose(lambda z: pull(z)[0], *_structs(self.shapes))(tangents)
         slopes = slopes * jnp.where(weights > 0, 1 / jnp.where(weights > 0, weights, 1), 0).astype(slopes.dtype)
         if mean is None:
-            return pull(slopes)[0]
+            return pull((scale * slopes).astype(slopes.dtype))[0]
         slopes = slopes - sum(jnp.vdot(g, t.astype(g.dtype)) for g, t in zip(mean, tangents, strict=True))
+        slopes = (scale * slopes).astype(slopes.dtype)
         total = jnp.sum(weights * slopes)
         return tuple(x - (total * g).astype(x.dtype) for x, g in zip(pull(slopes)[0], mean, strict=True))
 

@@ -1,7 +1,7 @@
 """The data: read in pieces, weighed, and kept on the device where they fit."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from slq.adapters import Batches, Weighed, weigh
-from slq.errors import DataError, RequestError, SlqError
-from slq_jax._objective import Piece, cut, size_of
+from slq.errors import DataError, RequestError
+from slq_jax._naming import naming, require_arrays
+from slq_jax._objective import Piece, cut, lengths_of, size_of
 from slq_jax._settings import Settings
 
 __all__ = ["Data"]
@@ -65,7 +66,7 @@ class Data:
         self.first: Any = None
 
         def look(piece: Piece) -> tuple[float, float | None]:
-            with _naming(piece):
+            with naming(piece):
                 loss, weight = evaluate(piece)
             if isinstance(piece, _Whole):  # not a part that is cut off to verify a mean
                 kept.note(piece.batch)
@@ -74,22 +75,25 @@ class Data:
                     kept.add(piece)
             return loss, weight
 
-        self.weighed: Weighed = weigh(
-            self.read(),  # type: ignore[arg-type]
-            look,
-            lambda piece: size_of(piece.batch),
-            lambda piece, low, high: Piece(piece.number, cut(piece.batch, low, high)),
-            rtol,
+        self._weigh = partial(
+            weigh,
+            evaluate=look,
+            size_of=lambda piece: size_of(piece.batch),
+            cut=lambda piece, *ends: Piece(piece.number, cut(piece.batch, *ends)),
+            rtol=rtol,
             reduction=settings.reduction,
+            lengths=lambda piece: lengths_of(piece.batch),
         )
+        self.weighed: Weighed = self._weigh(self.read())
         self.groups = kept.groups(place)
-        self._prints = kept.prints if self.groups is not None else None
+        self._prints = kept.prints
         self._confirmed = self._batches.single
 
     def read(self) -> Iterator["_Whole"]:
         """The pieces, numbered."""
         number, size = 0, self._settings.microbatch
         for batch in self._batches:
+            require_arrays(number, batch)
             samples = size_of(batch)
             if size is not None and samples is None:
                 raise RequestError("microbatch= cuts arrays along their leading dimension, but the batch has none")
@@ -99,9 +103,19 @@ class Data:
                 yield _Whole(number, batch if whole else cut(batch, low, min(low + step, samples or 0)))  # type: ignore[operator]
                 number += 1
 
+    def require_samples(self) -> None:
+        """Raise if the first piece does not tell its samples, which does not matter to one mean alone."""
+        if len(set(lengths_of(self.first.batch))) > 1:
+            self._weigh([self.first, self.first])
+
+    def require_alive(self) -> None:
+        """Raise if an array that is kept was donated since construction."""
+        for _, piece in self.groups or ():
+            require_arrays(piece.number, piece.batch)
+
     def confirm(self) -> None:
         """Once, read the data a second time, where they are kept: every pass must give the same set, in any order."""
-        if self._confirmed or self._prints is None:
+        if self._confirmed:
             return
         again = _Kept(None)
         number, samples = 0, 0
@@ -149,7 +163,7 @@ class _Kept:
         self._limit = limit
         self._pieces: dict[Any, list[Piece]] | None = {}
         self._bytes = 0
-        self.prints: np.ndarray | None = None
+        self.prints = np.zeros(0, dtype=np.complex128)
 
     def add(self, piece: Piece) -> None:
         if self._pieces is None:
@@ -174,9 +188,12 @@ class _Kept:
                 continue
             wide = np.complex128 if jnp.issubdtype(x.dtype, jnp.complexfloating) else np.float64
             values = [np.asarray(part, dtype=wide) for part in _held(x)]
-            sums += [sum(v.sum() for v in values), sum((np.abs(v) ** 2).sum() for v in values)]
-        one = np.asarray(sums)
-        self.prints = one if self.prints is None else self.prints + one
+            with np.errstate(over="ignore", invalid="ignore"):  # infinity is a mark, too
+                sums += [sum(v.sum() for v in values), sum((np.abs(v) ** 2).sum() for v in values)]
+        prints = np.zeros(max(len(sums), len(self.prints)), dtype=np.complex128)
+        prints[: len(self.prints)] += self.prints
+        prints[: len(sums)] += sums
+        self.prints = prints
 
     def groups(self, place: Callable[[Any], jax.Array]) -> list[tuple[bool, Piece]] | None:
         if self._pieces is None:
@@ -205,27 +222,5 @@ def _held(x: Any) -> list[Any]:
     return [shard.data for shard in x.addressable_shards if shard.replica_id == 0]
 
 
-def _close(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    if a is None or b is None:
-        return a is b
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-9, atol=0, equal_nan=True))
-
-
-@contextmanager
-def _naming(piece: Piece) -> Iterator[None]:
-    """Inside, errors that a loss raises over what a batch is, or is not, say what it is."""
-    try:
-        yield
-    except (SlqError, ArithmeticError):
-        raise
-    except (TypeError, LookupError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"the loss raised {type(error).__name__} ({str(error).strip().splitlines()[0] if str(error) else ''}) for "
-            f"batch {piece.number}, {_described(piece.batch)}; check that the loader gives the trees of arrays that "
-            "the loss expects (tensors of another library: convert them)"
-        ) from error
-
-
-def _described(batch: Any) -> str:
-    kinds = jax.tree.map(lambda x: f"{type(x).__name__}{list(np.shape(x)) if hasattr(x, 'shape') else ''}", batch)
-    return f"{type(batch).__name__} {kinds}"

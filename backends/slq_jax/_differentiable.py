@@ -2,32 +2,42 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from slq.adapters import breakdown
 from slq.errors import DtypeError, RequestError, ShapeError
 from slq_jax._hoisted import array, hoist, no_second_derivative
 from slq_jax._quadratic_forms import quadratic_forms
 
 __all__ = ["lanczos", "quadratic_forms"]
 
-# A residual of fewer roundings than this of the norm seen so far ends a run, as in `slq.lanczos`, where it is measured.
-_BREAKDOWN = {jnp.dtype("float64"): 1000.0, jnp.dtype("float32"): 10.0}
+
+class Coefficients(NamedTuple):
+    """What `lanczos` returns.
+
+    Attributes
+    ----------
+    alpha, beta : (k, m) or (m,) array
+        Diagonals and off-diagonals of the tridiagonal matrices, on the device.
+    """
+
+    alpha: jax.Array
+    beta: jax.Array
 
 
-def lanczos(
-    matvec: Callable[[jax.Array], jax.Array] | jax.Array, V: jax.Array, num_steps: int, *, reorthogonalize: bool = True
-) -> tuple[jax.Array, jax.Array]:
+def lanczos(matvec: Any, V: jax.Array, num_steps: int, *, reorthogonalize: bool = True) -> Coefficients:
     """Run the Lanczos recurrence, differentiable in reverse with respect to the operator and the start vectors.
 
     Parameters
     ----------
-    matvec : callable or (n, n) array
+    matvec : callable, operator or (n, n) array
         The product of a real symmetric or complex Hermitian operator with one vector, (n,) -> (n,), in pure JAX;
-        gradients reach whatever arrays it closes over. Of an array the Hermitian part is used, as in `jnp.linalg.eigh`.
+        gradients reach whatever arrays it closes over. Of an operator of slq or slq_jax it is the
+        ``matvec``, whose numbers are constants. Of an array the Hermitian part is used, as in `jnp.linalg.eigh`.
     V : (k, n) or (n,) array
         Start vectors, one per row, of any length but zero; float32, float64 or their complex kinds.
     num_steps : int
@@ -38,10 +48,10 @@ def lanczos(
 
     Returns
     -------
-    alpha, beta : (k, m) or (m,) array
-        Real, on the device. The last column of beta is the residual norm; a zero in beta ends a run, and what follows
-        it is zero. Both are as from `slq.lanczos`. They are NaN where a product is, and for a start vector of zeros
-        that is known only inside `jax.jit`.
+    Coefficients
+        The named tuple (alpha, beta), real. The last column of beta is the residual norm; a zero in beta ends a run,
+        and what follows it is zero. Both are as from `slq.lanczos`. They are NaN where a product is, and for a start
+        vector of zeros that is known only inside `jax.jit`.
 
     Raises
     ------
@@ -90,7 +100,7 @@ def lanczos(
     rows = rows / jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1, keepdims=True))  # squares of extremes: finite
     rows = rows / jnp.sqrt(_dot(rows, rows))[:, None]
     alpha, beta = _coefficients(product, num_steps, bool(reorthogonalize), arrays, fixed, rows)
-    return (alpha, beta) if V.ndim == 2 else (alpha[0], beta[0])
+    return Coefficients(alpha, beta) if V.ndim == 2 else Coefficients(alpha[0], beta[0])
 
 
 def _count(value: Any) -> int:
@@ -116,6 +126,7 @@ def _start_vectors(V: Any) -> jax.Array:
 def _operator(matvec: Any, V: jax.Array) -> tuple[Callable, list[Any], list[Any], Any]:
     """A product (arrays, fixed, (k, n) block) -> (k, n), what of its arrays has gradients, the rest, and the dtype."""
     n = V.shape[-1]
+    matvec = getattr(matvec, "matvec", matvec)
     if not callable(matvec):
         if not hasattr(matvec, "shape"):
             raise RequestError(f"matvec expects a function of one vector or an (n, n) array, got {matvec!r}")
@@ -176,7 +187,7 @@ def _run(
     k, n = rows.shape
     basis = jnp.zeros((k, num_steps + 1, n), rows.dtype).at[:, 0].set(rows) if keep else None
     zero = jnp.zeros(k, rows.real.dtype)
-    rounding = _BREAKDOWN[zero.dtype] * jnp.finfo(zero.dtype).eps
+    rounding = breakdown(rows)
 
     def step(carry: Any, j: jax.Array) -> Any:
         before, b, v, norm_seen, basis = carry

@@ -161,9 +161,12 @@ def _in_range(seen: tuple[np.ndarray, ...], V: jax.Array) -> bool:
 
 
 def _failure(error: Exception, seen: tuple[np.ndarray, ...] | None, step: int, shape: tuple[int, ...]) -> ProductError:
+    said = str(error).strip()
+    if "Traceback" in said:  # of a callback, whose frames are mostly JAX's
+        said = said.splitlines()[-1]
     failed = ProductError(
         f"the product of step {step}, or of one soon after it, raised {type(error).__name__} for a block of shape "
-        f"{tuple(shape)}, each row a vector: {error}; what was computed before is kept in `.partial` of this error"
+        f"{tuple(shape)}, each row a vector: {said}; what was computed before is kept in `.partial` of this error"
     )
     failed.step = step
     if seen is not None and step:

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Unpack
 
+import jax
+import numpy as np
+
 from slq.errors import RequestError
 from slq_jax._curvatures import GaussNewton
 from slq_jax._objective import Composed, Objective, require_hashable
@@ -129,10 +132,13 @@ def fisher_operator(
             f"the Fisher matrix needs a likelihood, from which labels can be drawn, and {loss!r} names none; take "
             "CrossEntropy, SquaredError or BinaryCrossEntropy, or empirical=True"
         )
-    if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
+    if samples is not None and (not isinstance(samples, int | np.integer) or isinstance(samples, bool) or samples < 1):
         raise RequestError(f"samples= expects a positive integer or None, got {samples!r}")
-    matrix: Matrix = OfLoss(loss) if samples is None else Sampled(loss, samples, int(rng))
-    return _operator(forward, loss, Empirical(loss) if empirical else matrix, params, data, select, options)
+    matrix: Matrix = OfLoss(loss) if samples is None else Sampled(loss, int(samples))
+    operator = _operator(forward, loss, Empirical(loss) if empirical else matrix, params, data, select, options)
+    if samples is not None:
+        operator.give(key=jax.random.key(int(rng)))  # an argument: other seeds compile nothing
+    return operator
 
 
 def _operator(

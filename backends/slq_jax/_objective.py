@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from slq.errors import RequestError, ShapeError
 
-__all__ = ["Composed", "LossFunction", "Objective", "Piece", "cut", "require_hashable", "size_of"]
+__all__ = ["Composed", "LossFunction", "Objective", "Piece", "cut", "lengths_of", "require_hashable", "size_of"]
 
 LossFunction = Callable[[Any, Any], Any]
 
@@ -72,6 +72,8 @@ class Composed:
 
 def require_hashable(function: Any, what: str) -> None:
     """Raise if JAX could not keep what it compiles for a function."""
+    if not callable(function):
+        raise RequestError(f"the {what} must be a function, got {type(function).__name__}")
     try:
         hash(function)
     except TypeError:
@@ -82,10 +84,15 @@ def require_hashable(function: Any, what: str) -> None:
 
 def size_of(batch: Any) -> int | None:
     """The leading dimension of the batch's first array that has one."""
-    return next((leaf.shape[0] for leaf in jax.tree.leaves(batch) if jnp.ndim(leaf)), None)
+    return next(iter(lengths_of(batch)), None)
 
 
-def cut(batch: Any, low: int, high: int) -> Any:
-    """Samples `low` to `high`: every array of the full leading dimension is cut, the rest is kept."""
-    size = size_of(batch)
+def lengths_of(batch: Any) -> list[int]:
+    """The leading dimensions of all arrays."""
+    return [leaf.shape[0] for leaf in jax.tree.leaves(batch) if jnp.ndim(leaf)]
+
+
+def cut(batch: Any, low: int, high: int, size: int | None = None) -> Any:
+    """Samples `low` to `high`: every array of the leading dimension `size` (default: the first) is cut, no other."""
+    size = size_of(batch) if size is None else size
     return jax.tree.map(lambda x: x[low:high] if jnp.ndim(x) and x.shape[0] == size else x, batch)

@@ -11,7 +11,7 @@ import numpy as np
 
 from slq.adapters import Batches
 from slq.errors import RequestError, ShapeError
-from slq_jax._curvatures import Curvature, Hessian
+from slq_jax._curvatures import Curvature, Given, Hessian
 from slq_jax._data import Data
 from slq_jax._driver import Linear
 from slq_jax._explicit import Explicit, has_explicit_axes, specs_of
@@ -67,7 +67,8 @@ class ModelOperator:
         self._data = Data(data, settings, look, self._rounding**0.5, p.layout.free(p.leaves[0]), p.layout.place)
         self._decays = _decays(p, settings.weight_decay)
         self._bind(p)
-        if settings.check and require_function(objective, p, self._data.first):
+        own_rules = settings.check and require_function(objective, p, self._data.first)
+        if own_rules and isinstance(curvature, Hessian):
             self._require_derivative()
 
     def _bind(self, parameters: Parameters) -> None:
@@ -87,8 +88,8 @@ class ModelOperator:
             named = p.named.items()
             values = [np.full(x.shape, self._decays.get(name, 0.0), p.dtype) for name, x in named]
             decay = p.layout.join([p.layout.place_leaf(i, x) for i, x in enumerate(values)])
-        weight = np.asarray(self._data.weighed.weight, p.dtype)
-        self._arrays = Arrays(p.leaves, p.others, tuple(piece for _, piece in groups), weight, decay, None)
+        given = Given(np.asarray(1 / self._data.weighed.weight, p.dtype))
+        self._arrays = Arrays(p.leaves, p.others, tuple(piece for _, piece in groups), decay, given)
         self._linear: Linear | None = None
 
     def matvec(self, x: jax.Array, /) -> jax.Array:
@@ -108,13 +109,14 @@ class ModelOperator:
 
     def linear(self) -> Linear | None:
         """The product as a pure function and its arguments, for compiled loops; None where the data do not fit."""
-        self._parameters.require_alive()
+        self._require_alive()
         if self._data.groups is None:
             return None
         if self._linear is None:
             self._data.confirm()
             sharded = self._parameters.layout if self._parameters.is_sharded else None
-            self._linear = self._linearized()._replace(sharded=sharded)
+            with jax.ensure_compile_time_eval():  # numbers, also where the first product is asked for in a trace
+                self._linear = self._linearized()._replace(sharded=sharded)
         return self._linear
 
     def workspace(self, rows: int) -> int:
@@ -127,7 +129,7 @@ class ModelOperator:
 
     def gradient(self) -> jax.Array:
         """The gradient of the mean loss, flat, in the order of the tree's leaves; of sharded ones, see `Options`."""
-        self._parameters.require_alive()
+        self._require_alive()
         arrays, total = self._arrays, self._parameters.layout.zeros()
 
         def add(piece: Piece) -> tuple[jax.Array, Any]:
@@ -136,7 +138,7 @@ class ModelOperator:
             return loss, weight
 
         self._data.run(add)
-        gradient = total / arrays.weight
+        gradient = total * arrays.given.scale
         if arrays.decay is not None:
             gradient += arrays.decay * self._parameters.layout.join(self._parameters.leaves)
         return gradient
@@ -173,7 +175,7 @@ class ModelOperator:
 
     def products_of_blocks(self, blocks: Sequence["ModelOperator"], rows: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """The products of several blocks of this operator, each with rows of its own, in one pass over the data."""
-        self._parameters.require_alive()
+        self._require_alive()
         products, arrays = tuple(A._product for A in blocks), tuple(A._arrays for A in blocks)
         if self._data.groups is not None:
             self._data.confirm()
@@ -188,6 +190,15 @@ class ModelOperator:
         self._data.run(add)
         return tuple(p.finish(t, a, x) for p, t, a, x in zip(products, totals, arrays, rows, strict=True))
 
+    def _require_alive(self) -> None:
+        self._parameters.require_alive()
+        self._data.require_alive()
+
+    def give(self, **given: Any) -> None:
+        """Set what the products depend on besides leaves and data; see `Given`."""
+        given = {name: jax.tree.map(self._parameters.layout.place, value) for name, value in given.items()}
+        self._arrays = self._arrays._replace(given=self._arrays.given._replace(**given))
+
     def _require_derivative(self) -> None:
         """Compare a product with differences of gradients, on the first piece."""
         arrays, zeros = self._arrays._replace(pieces=()), self._parameters.layout.zeros()
@@ -197,10 +208,9 @@ class ModelOperator:
             return gradient_of(self._product, arrays._replace(leaves=leaves), first, zeros)[0]
 
         def product(v: jax.Array) -> jax.Array:
-            return add_piece(self._product, arrays, first, v[None], zeros[None])[0][0]
+            return add_piece(self._product, arrays, first, v[None], zeros[None])[0][0] / arrays.given.scale
 
-        if isinstance(self._curvature, Hessian):
-            require_derivative(gradient, product, self._parameters)
+        require_derivative(gradient, product, self._parameters)
 
     @cached_property
     def _residuals(self) -> tuple[int, int]:

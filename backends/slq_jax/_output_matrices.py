@@ -17,8 +17,8 @@ __all__ = ["Empirical", "Matrix", "OfLoss", "Sampled"]
 class Matrix(Protocol):
     """A symmetric matrix on the outputs; a static key of compilations."""
 
-    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Any:
-        """The product with tangents of the floating-point `leaves` of the outputs."""
+    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece, key: Any) -> Any:
+        """The product with tangents of the floating-point `leaves` of the outputs; `key` if labels are drawn."""
         ...
 
 
@@ -28,8 +28,9 @@ class OfLoss:
 
     loss: Any
 
-    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Any:
+    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece, key: Any) -> Any:
         """In closed form where the loss has one."""
+        del key
         if hasattr(self.loss, "hessian_product"):
             return Partial(_Closed(self.loss), _only(self.loss, outputs), piece.batch)
         return jax.linearize(lambda z: _gradient(self.loss, objective, outputs, z, piece), leaves)[1]
@@ -47,18 +48,17 @@ class _Closed:
 class Sampled:
     """The mean outer product, within rows, of gradients at labels drawn from the model.
 
-    The labels are drawn from the seed and the number of the piece, the same for each product.
+    The labels are drawn from the key and the number of the piece, the same for each product.
     """
 
     loss: Any
     samples: int
-    seed: int
 
-    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Any:
+    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece, key: Any) -> Any:
         """The labels drawn, and the gradients at them."""
         del objective, leaves
         z = _only(self.loss, outputs)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), piece.number), self.samples)
+        keys = jax.random.split(jax.random.fold_in(key, piece.number), self.samples)
         drawn = jax.vmap(lambda key: self.loss.rows(self.loss.sampled_gradients(z, piece.batch, key)))(keys)
         return Partial(_Outer(self.loss), z, drawn / self.samples**0.5)
 
@@ -69,8 +69,9 @@ class Empirical:
 
     loss: Any
 
-    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece) -> Any:
+    def linearize(self, objective: Objective, outputs: Any, leaves: Leaves, piece: Piece, key: Any) -> Any:
         """The gradients."""
+        del key
         gradients = _gradient(self.loss, objective, outputs, leaves, piece)
         if hasattr(self.loss, "rows"):
             return Partial(_Outer(self.loss), _only(self.loss, outputs), self.loss.rows(gradients[0])[None])

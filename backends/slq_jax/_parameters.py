@@ -17,6 +17,11 @@ __all__ = ["Parameters", "Selection", "Tree"]
 
 Selection = str | Iterable[str] | Callable[[str, Any], bool] | None
 
+_TRACED = (
+    "a tracer: an operator holds numbers, and cannot be built inside jit, grad or vmap; build it outside, or use "
+    "slq_jax.lanczos, which can be traced"
+)
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -58,6 +63,8 @@ class Parameters:
             raise OperatorError("params hold no arrays: there is nothing to differentiate")
         names = [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path, _ in paths]
         everything = dict(zip(names, (leaf for _, leaf in paths), strict=True))
+        if isinstance(jnp.zeros(()), jax.core.Tracer):  # inside jit, whatever the leaves are
+            raise OperatorError(f"all that is computed here is {_TRACED}")
         wanted = _selected(everything, select)
         if not wanted:
             raise OperatorError(f"select= leaves none of {len(names)} leaves: there is nothing to differentiate")
@@ -81,7 +88,12 @@ class Parameters:
         return isinstance(self.layout, Sharded)
 
     def require_alive(self) -> None:
-        """Raise if a leaf was donated since construction."""
+        """Raise if a leaf was donated since construction, or x64 was switched off."""
+        if self.dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
+            raise DtypeError(
+                "the operator is of float64, but JAX's x64 mode, which was on when it was built, is off now, so that "
+                "products would silently be float32; call jax.config.update('jax_enable_x64', True)"
+            )
         for name, leaf in self.named.items():
             _require_alive(name, leaf)
 
@@ -95,12 +107,14 @@ class Parameters:
 
     def ravel(self, tree: Any) -> jax.Array:
         """A tree like the parameters as a flat vector: the inverse of `unravel`; other leaves are not looked at."""
-        leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None and bool(self.others))
-        if self.others and structure != self.tree.structure:
-            leaves, structure = jax.tree.flatten(tree)
-        if structure != self.tree.structure:
-            raise RequestError(f"expected a tree of structure {self.tree.structure}, got {structure}")
+        structure = self.tree.structure
+        try:
+            leaves = structure.flatten_up_to(tree)  # takes None in place of a leaf, and where the parameters have None
+        except ValueError:
+            leaves = [None] * len(self.tree.chosen)
         chosen = [leaf for leaf, c in zip(leaves, self.tree.chosen, strict=True) if c]
+        if not jax.tree_util.all_leaves(chosen):
+            raise RequestError(f"expected a tree of structure {structure}, got {jax.tree.structure(tree)}")
         for leaf, p in zip(chosen, self.leaves, strict=True):
             if jnp.shape(leaf) != p.shape:
                 raise ShapeError(f"expected leaves of the shapes of the parameters: {p.shape}, got {jnp.shape(leaf)}")
@@ -124,11 +138,13 @@ def _selected(everything: Mapping[str, Any], select: Selection) -> set[str]:
 
 def _usable(name: str, leaf: Any) -> jax.Array:
     if isinstance(leaf, jax.core.Tracer):
-        raise OperatorError(
-            f"{name} is a tracer: an operator holds numbers, and cannot be built inside jit, grad or vmap; build it "
-            "outside, or use slq_jax.lanczos, which can be traced"
-        )
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
+        raise OperatorError(f"{name} is {_TRACED}")
+    try:
+        dtype = leaf.dtype if isinstance(leaf, jax.Array) else np.result_type(leaf)
+    except (TypeError, ValueError):
+        raise DtypeError(
+            f"{name} is a {type(leaf).__name__}, which is no array of JAX or NumPy; convert it, or close over it"
+        ) from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise DtypeError(
             f"{name} has dtype {dtype}; only floating-point leaves can be differentiated: close over the others, or "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from slq_jax._curvatures import Curvature, gradient
+from slq_jax._curvatures import Curvature, Given, gradient
 from slq_jax._layout import Flat, Leaves
 from slq_jax._objective import Objective, Piece
 from slq_jax._parameters import Tree
@@ -35,9 +35,8 @@ class Arrays(NamedTuple):
     leaves: Leaves
     others: Leaves
     pieces: tuple[Piece, ...]  # or () where the data are read for each product
-    weight: Any  # a number
     decay: jax.Array | None  # (n,), added to the diagonal
-    extra: Any
+    given: Given
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,12 @@ class _Product:
     together: int
 
     def finish(self, total: jax.Array, arrays: Arrays, x: jax.Array) -> jax.Array:
-        """Divide by the weight and add the penalty."""
-        y = total / arrays.weight.astype(total.dtype)
-        return y if arrays.decay is None else y + arrays.decay * x
+        """Add the penalty."""
+        return total if arrays.decay is None else total + arrays.decay * x
 
     def linearize(self, arrays: Arrays, piece: Piece) -> Partial:
         """The product with tangents, of one piece."""
-        return self.curvature.linearize(self.tree, arrays.leaves, arrays.others, piece, arrays.extra)
+        return self.curvature.linearize(self.tree, arrays.leaves, arrays.others, piece, arrays.given)
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Fresh(_Product):
         return self.finish(total, arguments, x)
 
     def piece(self, arrays: Arrays, piece: Piece, x: jax.Array) -> jax.Array:
-        """The products of one piece, summed, not divided."""
+        """The products of one piece."""
         return self.layout.map_rows(self.linearize(arrays, piece), x, self.together)
 
 

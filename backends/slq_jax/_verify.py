@@ -16,12 +16,18 @@ from slq_jax._layout import Leaves
 from slq_jax._objective import Objective, Piece
 from slq_jax._parameters import Parameters, Tree
 
-__all__ = ["require_derivative", "require_function"]
+__all__ = ["KEPT", "require_derivative", "require_function"]
 
 # Differences of smooth losses agree at one of the larger steps, those of ReLUs at one of the smaller. What is told from
 # a product that lacks a term is of the size of the product.
 _STEPS = {"float64": (1e-3, 1e-5, 1e-7), "float32": (1e-1, 1e-2, 3e-3)}
 _LIMIT = {"float64": 1e-3, "float32": 0.3}
+
+
+KEPT = (
+    "the loss uses an array that it kept from an earlier call, which JAX traced: a list, an attribute or a variable "
+    "outside holds it; return it, or keep nothing (jax.debug.callback can look at values)"
+)
 
 
 class _First(NamedTuple):
@@ -133,6 +139,10 @@ def _trace(objective: Objective, tree: Tree, arguments: tuple[Any, Any, Any]) ->
             f"the loss uses a random key twice ({str(error).strip().splitlines()[0]}), so that what it draws is not "
             "independent; split the key (jax.random.split), or pass check=False if this is meant"
         ) from error
+    except jax.errors.UnexpectedTracerError as error:
+        raise OperatorError(KEPT) from error
+    if any(isinstance(x, jax.core.Tracer) for x in traced.consts):
+        raise OperatorError(KEPT)
     digests = [hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in traced.consts if hasattr(x, "dtype")]
     return re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr)) + "".join(digests)
 
@@ -166,4 +176,6 @@ def _used(objective: Objective, tree: Tree, arguments: tuple[Any, Any, Any]) -> 
 
 
 def _struct(x: Any) -> jax.ShapeDtypeStruct:
+    if isinstance(x, jax.Array):  # whose dtype NumPy may not know: those of random keys
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
     return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(jnp.result_type(x)))

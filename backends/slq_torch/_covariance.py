@@ -257,6 +257,7 @@ class GradientCovarianceOperator(ModelOperator):
             size += float(torch.linalg.vector_norm(sums, dim=1).sum())
 
         with self._data.differentiating():
+            self._data.require_samples()
             whole = gradient_of(self._data, first)[0]
             self._add_examples(first, add)
         off = float(torch.linalg.vector_norm(total - whole))

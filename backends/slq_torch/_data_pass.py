@@ -5,6 +5,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from slq_torch._parameters import Parameters, Selection
 from slq_torch._pieces import LossFunction, Owner, Piece, Pieces, sum_and_weight
 from slq_torch._precision import autocasts, warn_of_precision
 from slq_torch._settings import Settings
-from slq_torch._trees import cut, fingerprint, naming, size_of
+from slq_torch._trees import cut, fingerprint, lengths_of, naming, size_of
 
 __all__ = ["DataPass", "LossFunction", "Piece"]
 
@@ -202,15 +203,17 @@ class DataPass:
                 self._require_repeatable(piece, float(loss.detach()))
             return float(loss.detach()), None if weight is None else float(weight)
 
-        self.weighed = weigh(
-            self._pieces,  # type: ignore[arg-type]
-            evaluate,
-            lambda piece: size_of(piece.batch),
-            lambda piece, low, high: Piece(piece.number, cut(piece.batch, low, high)),
-            self.rtol,
+        self._weigh_pieces = partial(
+            weigh,
+            evaluate=evaluate,
+            size_of=lambda piece: size_of(piece.batch),
+            cut=lambda piece, *ends: Piece(piece.number, cut(piece.batch, *ends)),
+            rtol=self.rtol,
             reduction=settings.reduction,
+            lengths=lambda piece: lengths_of(piece.batch),
             coupled=settings.seed is not None or settings.batch_norm in ("batch", "population") or bool(coupling),
         )
+        self.weighed = self._weigh_pieces(self._pieces)
         self._warn_of_lost_samples(data)
         self._warn_of_unused()
         warn_of_precision(self.parameters.tensors, cast)
@@ -226,6 +229,11 @@ class DataPass:
                 "through; model.eval() uses the running ones, batch_norm='batch' says that you mean it",
                 BatchStatisticsWarning,
             )
+
+    def require_samples(self) -> None:
+        """Raise if the first piece does not tell its samples, which does not matter to one mean alone."""
+        if len(set(lengths_of(self.first.batch))) > 1:
+            self._weigh_pieces([self.first, self.first])
 
     def _require_repeatable(self, piece: Piece, loss: float) -> None:
         """Evaluate a piece again: dropout and augmentation show, and shall not be taken for a sum that is no mean."""

@@ -15,6 +15,7 @@ __all__ = [
     "fingerprint",
     "join",
     "leaves",
+    "lengths_of",
     "naming",
     "ordered_fingerprint",
     "rows_of",
@@ -37,12 +38,17 @@ def leaves(batch: Any) -> Iterator[torch.Tensor]:
 
 def size_of(batch: Any) -> int | None:
     """The leading dimension of the batch's first tensor that has one."""
-    return next((t.shape[0] for t in leaves(batch) if t.ndim), None)
+    return next(iter(lengths_of(batch)), None)
 
 
-def cut(batch: Any, low: int, high: int) -> Any:
-    """Samples `low` to `high`: every tensor of the full leading dimension is cut, the rest is kept."""
-    size = size_of(batch)
+def lengths_of(batch: Any) -> list[int]:
+    """The leading dimensions of all tensors."""
+    return [t.shape[0] for t in leaves(batch) if t.ndim]
+
+
+def cut(batch: Any, low: int, high: int, size: int | None = None) -> Any:
+    """Samples `low` to `high`: every tensor of the leading dimension `size` (default: the first) is cut, no other."""
+    size = size_of(batch) if size is None else size
     return _map(lambda x: x[low:high] if x.ndim and x.shape[0] == size else x, batch)
 
 

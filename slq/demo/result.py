@@ -26,12 +26,7 @@ class DemoResult:
     accuracy: float
     loss: float
     seconds: float
-    seconds_in_products: float
-
-    @property
-    def share_outside_products(self) -> float:
-        """The fraction of the Lanczos time that is not spent in Hessian-vector products."""
-        return 1 - self.seconds_in_products / self.seconds
+    seconds_of_products: float
 
     @property
     def concentration_estimate(self) -> float:

@@ -12,11 +12,25 @@ from tests.hostile import (
     promises,
     requests,
     spectra,
+    traced,
 )
 from tests.hostile.row import Row
 
 __all__ = ["ROWS"]
 
-_SECTIONS = (products, buffers, promises, spectra, functions, requests, errorbars, models, losses, parameters, modes)
+_SECTIONS = (
+    products,
+    buffers,
+    promises,
+    spectra,
+    functions,
+    requests,
+    errorbars,
+    models,
+    losses,
+    parameters,
+    modes,
+    traced,
+)
 
 ROWS = [entry for section in _SECTIONS for entry in vars(section).values() if isinstance(entry, Row)]

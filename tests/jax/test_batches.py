@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slq_jax import hessian_operator
+from slq.errors import DataError
+from slq_jax import gradient_covariance_operator, hessian_operator
 
 # Measured: at most 8e-16 over four seeds. Batches change the order of summation and nothing else.
 TOLERANCE = 1e-12
@@ -159,3 +160,39 @@ def test_data_are_read_once_per_product_whatever_the_block(rows, w, samples, v):
     assert data.passes == before + 2
     op.loss()  # known since construction
     assert data.passes == before + 2
+
+
+def counted_by_name(w, batch):
+    return ((batch["x"] @ w) ** 4).sum() * batch["a"].mean(), len(batch["x"])
+
+
+def mean_beside(w, batch):
+    value, weight = counted_by_name(w, batch)
+    return value / weight
+
+
+def test_first_array_that_is_none_of_samples(w, samples, v, distance):
+    """By their names the batches begin with an array that has as many rows in each."""
+    x, _ = samples
+    batches = [{"a": np.ones(7), "x": part} for part in np.split(x, [2])]
+    with pytest.raises(DataError, match=r"batch 0 has arrays of 7 and of 2 rows.*return \(sum, weight\)"):
+        hessian_operator(mean_beside, w, batches)
+    whole = hessian_operator(mean_beside, w, {"a": np.ones(7), "x": x})
+    assert distance(hessian_operator(counted_by_name, w, batches).matvec(v), whole.matvec(v)) < TOLERANCE
+    behind = [{"x": part, "z": np.ones(7)} for part in np.split(x, [2])]
+    operator = hessian_operator(lambda w, b: ((b["x"] @ w) ** 4).mean() * b["z"].mean(), w, behind)
+    assert distance(operator.matvec(v), whole.matvec(v)) < TOLERANCE
+
+
+def test_examples_that_a_single_batch_does_not_tell(w, samples, distance):
+    """Each of seven would be the whole batch: their gradients add up to its own."""
+    x, _ = samples
+    with pytest.raises(DataError, match=r"batch 0 has arrays of 7 and of 9 rows.*\(sum, weight\)"):
+        gradient_covariance_operator(mean_beside, w, {"a": np.ones(7), "x": x}, per="example")
+
+    def behind(w, batch):
+        return ((batch["x"] @ w) ** 4).mean() * batch["z"].mean()
+
+    operator = gradient_covariance_operator(behind, w, {"x": x, "z": np.ones(7)}, per="example", centered=False)
+    slopes = 4 * ((x @ w) ** 3)[:, None] * x
+    assert distance(operator.matvec(jnp.eye(4)), slopes.T @ slopes / 9) < TOLERANCE

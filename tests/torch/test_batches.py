@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from slq.errors import DataError
 from slq_torch import hessian_operator
 
 # Measured: at most 2e-15 over ten seeds. Batches change the order of summation and nothing else.
@@ -186,3 +187,25 @@ def test_digits_in_batches_of_50_and_128(distance):
     for size in (50, 128):
         op = hessian_operator(model, cross_entropy, DataLoader(TensorDataset(x, y), batch_size=size))
         assert distance(op.matvec(v), whole) < TOLERANCE
+
+
+def test_first_tensor_that_is_none_of_samples(distance):
+    """The batches begin with a tensor that has as many rows in each: it does not tell how many samples there are."""
+    model, (x, y) = mlp(), samples()
+    batches = [{"a": torch.ones(7), "x": a, "y": b} for a, b in parts(x, y, 4, 6)]
+
+    def counted(model, batch):
+        loss = F.cross_entropy(model(batch["x"]), batch["y"], reduction="sum")
+        return loss * batch["a"].mean(), len(batch["x"])
+
+    def mean(model, batch):
+        value, weight = counted(model, batch)
+        return value / weight
+
+    with pytest.raises(DataError, match=r"batch 0 has arrays of 7 and of 4 rows.*return \(sum, weight\)"):
+        hessian_operator(model, mean, batches)
+    whole = hessian_operator(model, cross_entropy, (x, y))
+    v = torch.randn(whole.shape[0])
+    behind = [dict(reversed(batch.items())) for batch in batches]
+    for loss, data in ((counted, batches), (mean, behind)):
+        assert distance(hessian_operator(model, loss, data).matvec(v), whole.matvec(v)) < TOLERANCE

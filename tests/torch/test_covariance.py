@@ -221,3 +221,15 @@ def test_a_batch_that_is_no_mean_of_its_examples(model, batches):
 def test_batches_without_samples(model):
     with pytest.raises(RequestError, match="per='example' needs batches that tell their samples"):
         gradient_covariance_operator(model, lambda m, _: m(torch.ones(4)).square().sum(), [None], per="example")
+
+
+def test_a_batch_that_does_not_tell_its_examples(model, batches):
+    """Each of seven would be the whole batch: their gradients add up to its own."""
+    x, y, _ = batches[2]
+
+    def loss(model, batch):
+        return F.cross_entropy(model(batch["x"]), batch["y"]) * batch["a"].mean()
+
+    with pytest.raises(DataError, match=r"batch 0 has arrays of 7 and of 5 rows.*\(sum, weight\)"):
+        gradient_covariance_operator(model, loss, {"a": torch.ones(7), "x": x, "y": y}, per="example")
+    gradient_covariance_operator(model, loss, {"x": x, "y": y, "a": torch.ones(7)}, per="example")

@@ -13,15 +13,6 @@ import slq_jax
 import slq_torch
 
 
-@pytest.fixture(autouse=True)
-def _x64():
-    """float64 in JAX during the test; the flag belongs to the whole process."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
-
-
 def torch_loss(model, batch):
     return F.cross_entropy(model(batch[0]), batch[1])
 
