@@ -31,7 +31,7 @@ KEPT = (
 
 
 class _First(NamedTuple):
-    text: str
+    trace: tuple[str, bool]
     used: tuple[bool, ...]  # by leaf
 
 
@@ -57,7 +57,7 @@ def require_function(objective: Objective, parameters: Parameters, piece: Piece)
     arguments = tuple(jax.tree.map(_struct, x) for x in (p.leaves, p.others, piece.batch))
     leaves, structure = jax.tree.flatten(arguments)
     first = _first_trace(objective, p.tree, structure, tuple(leaves))
-    if _trace(objective, p.tree, arguments) != first.text:
+    if _trace(objective, p.tree, arguments) != first.trace:
         raise OperatorError(
             "the loss is no function of its arguments: traced again, it is another one; look for NumPy's or Python's "
             "random numbers, the time, and variables outside that have changed; pass them in the batch or the "
@@ -71,7 +71,7 @@ def require_function(objective: Objective, parameters: Parameters, piece: Piece)
         )
     if unused:
         warn_user(f"the loss does not depend on {', '.join(unused)}: zero rows", UnusedParameterWarning)
-    return "custom_vjp_call" in first.text
+    return first.trace[1]
 
 
 def require_derivative(
@@ -125,8 +125,8 @@ def _first_trace(objective: Objective, tree: Tree, structure: Any, leaves: Seque
     return _First(_trace(objective, tree, arguments), _used(objective, tree, arguments))
 
 
-def _trace(objective: Objective, tree: Tree, arguments: tuple[Any, Any, Any]) -> str:
-    """The traced loss as text, without addresses, and digests of its constants."""
+def _trace(objective: Objective, tree: Tree, arguments: tuple[Any, Any, Any]) -> tuple[str, bool]:
+    """A digest of the traced loss and its constants, without addresses, and whether it has reverse rules of its own."""
 
     def loss(leaves: Leaves, others: Leaves, batch: Any) -> Any:
         return objective.evaluate(tree.join(leaves, others), batch)
@@ -144,7 +144,8 @@ def _trace(objective: Objective, tree: Tree, arguments: tuple[Any, Any, Any]) ->
     if any(isinstance(x, jax.core.Tracer) for x in traced.consts):
         raise OperatorError(KEPT)
     digests = [hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in traced.consts if hasattr(x, "dtype")]
-    return re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr)) + "".join(digests)
+    text = re.sub(r"0x[0-9a-f]+", "", str(traced.jaxpr))
+    return hashlib.sha256((text + "".join(digests)).encode()).hexdigest(), "custom_vjp_call" in text
 
 
 def _used(objective: Objective, tree: Tree, arguments: tuple[Any, Any, Any]) -> tuple[bool, ...]:
