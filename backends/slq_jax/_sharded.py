@@ -49,11 +49,11 @@ class Sharded(Shards):
 
     def split(self, v: jax.Array) -> Leaves:
         """A vector as leaves, sharded as the parameters are."""
-        return tuple(leaf[0] for leaf in _split(self, _rows(self, v), None))
+        return _split(self, v)
 
     def join(self, leaves: Iterable[jax.Array]) -> jax.Array:
         """Leaves as a vector."""
-        return _join(self, tuple(leaf[None] for leaf in leaves), None)[0]
+        return _join(self, tuple(leaves))
 
     def rows(self, x: Any) -> jax.Array:
         """Vectors as a block; those that are not on the mesh are in the order of the leaves, and converted."""
@@ -73,20 +73,11 @@ class Sharded(Shards):
     def map_rows(self, push: Push, vectors: jax.Array, together: int) -> jax.Array:
         """The vectors that `push` makes of the rows of `vectors`, so many at once, side by side over the probe axis."""
         probe = self.row_axis(len(vectors))
-
-        def one(tangents: Leaves) -> Leaves:
-            return tuple(map(self._constrained, push(tangents), self.specs))
-
-        def rows(tangents: Leaves) -> Leaves:
-            return lax.map(one, tangents) if together == 1 else jax.vmap(one)(tangents)
-
-        tangents = self._split(vectors, probe)
         if probe is None:
-            return self._join(rows(tangents), None)
-        p = self.mesh.shape[probe]
-        folded = tuple(x.reshape(p, -1, *x.shape[1:]) for x in tangents)
-        products = jax.vmap(rows, spmd_axis_name=probe)(folded)
-        return self._join(tuple(x.reshape(-1, *x.shape[2:]) for x in products), probe)
+            return super().map_rows(push, vectors, together)
+        rows = partial(super().map_rows, push, together=together)
+        folded = vectors.reshape(self.mesh.shape[probe], -1, self.size)
+        return jax.vmap(rows, spmd_axis_name=probe)(folded).reshape(vectors.shape)
 
     # What a run does with vectors, on each device with its part.
 
@@ -94,7 +85,7 @@ class Sharded(Shards):
         """The arrays that `place` makes of unit vectors: two of their shape, and blocks of the basis."""
         probe = self.row_axis(len(V))
         block = P(probe, self.axes)
-        return self._manual(place, (block,), (block, block, *[P(probe, None, self.axes)] * blocks))(V)
+        return self.on_each(place, (block,), (block, block, *[P(probe, None, self.axes)] * blocks))(V)
 
     def step(self, work: Callable[..., Any], y: jax.Array, step: Any, state: Any) -> Any:
         """One step of a run."""
@@ -106,7 +97,7 @@ class Sharded(Shards):
             return x if probe is None else lax.all_gather(x, probe, tiled=True)
 
         body = partial(work, reduce=lambda x: lax.psum(x, self.axes), gather=gather)
-        return self._manual(body, (block, P(), specs), specs)(y, step, state)
+        return self.on_each(body, (block, P(), specs), specs)(y, step, state)
 
     def vecdot(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The inner products of rows, on all devices."""
@@ -115,63 +106,49 @@ class Sharded(Shards):
                 raise _misplaced(vectors)
         return _vecdot(self, x, y)
 
-    def _split(self, vectors: jax.Array, probe: str | None) -> Leaves:
-        """Rows as leaves with a leading axis."""
-
-        def body(rows: jax.Array) -> Leaves:
-            k, leaves, at = rows.shape[0], [], 0
-            for (copies, size, share), shape, spec, dtype in zip(
-                self.parts, self.shapes, self.specs, self.dtypes, strict=True
-            ):
-                part, at = rows[:, at : at + share], at + share
-                if copies:
-                    part = lax.all_gather(part, copies, axis=1, tiled=True)[:, :size]
-                local = [n // self.number(names) for n, names in zip(shape, names_of(spec), strict=True)]
-                leaves.append(part.reshape(k, *local).astype(dtype))
-            return tuple(leaves)
-
-        return self._manual(body, (P(probe, self.axes),), tuple(P(probe, *spec) for spec in self.specs))(vectors)
-
-    def _join(self, leaves: Leaves, probe: str | None) -> jax.Array:
-        """The inverse of `_split`."""
-
-        def body(*leaves: jax.Array) -> jax.Array:
-            parts = []
-            for leaf, (copies, size, share) in zip(leaves, self.parts, strict=True):
-                flat = leaf.reshape(leaf.shape[0], size).astype(self.dtype)
-                if copies:
-                    number = self.number(copies)
-                    flat = jnp.pad(flat, ((0, 0), (0, number * share - size)))
-                    flat = lax.dynamic_slice_in_dim(flat, lax.axis_index(copies) * share, share, 1)
-                parts.append(flat)
-            return jnp.concatenate(parts, axis=1)
-
-        return self._manual(body, tuple(P(probe, *spec) for spec in self.specs), P(probe, self.axes))(*leaves)
-
-    def _manual(self, body: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    def on_each(self, body: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+        """`body` run by each device with its parts."""
         # Copies come out of gathering, which the checker of shard_map does not know for copies.
         return jax.shard_map(body, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
-    def _constrained(self, x: jax.Array, spec: P) -> jax.Array:
-        """`x` sharded as its parameter."""
-        return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+@partial(jax.jit, static_argnums=0)
+def _split(layout: Sharded, v: jax.Array) -> Leaves:
+    def body(v: jax.Array) -> Leaves:
+        leaves, at = [], 0
+        for (copies, size, share), shape, spec, dtype in zip(
+            layout.parts, layout.shapes, layout.specs, layout.dtypes, strict=True
+        ):
+            part, at = v[at : at + share], at + share
+            if copies:
+                part = lax.all_gather(part, copies, tiled=True)[:size]
+            local = [n // layout.number(names) for n, names in zip(shape, names_of(spec), strict=True)]
+            leaves.append(part.reshape(local).astype(dtype))
+        return tuple(leaves)
+
+    return layout.on_each(body, (P(layout.axes),), layout.specs)(v)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
-def _split(layout: Sharded, vectors: jax.Array, probe: str | None) -> Leaves:
-    return layout._split(vectors, probe)
+@partial(jax.jit, static_argnums=0)
+def _join(layout: Sharded, leaves: Leaves) -> jax.Array:
+    def body(*leaves: jax.Array) -> jax.Array:
+        parts = []
+        for leaf, (copies, size, share) in zip(leaves, layout.parts, strict=True):
+            flat = leaf.reshape(size).astype(layout.dtype)
+            if copies:
+                flat = jnp.pad(flat, (0, layout.number(copies) * share - size))
+                flat = lax.dynamic_slice_in_dim(flat, lax.axis_index(copies) * share, share)
+            parts.append(flat)
+        return jnp.concatenate(parts)
 
-
-@partial(jax.jit, static_argnums=(0, 2))
-def _join(layout: Sharded, leaves: Leaves, probe: str | None) -> jax.Array:
-    return layout._join(leaves, probe)
+    return layout.on_each(body, layout.specs, P(layout.axes))(*leaves)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _zeros(layout: Sharded, lead: tuple[int, ...]) -> jax.Array:
     share = layout.size // layout.num_shards
     out = P(*[None] * len(lead), layout.axes)
-    return layout._manual(lambda: jnp.zeros((*lead, share), layout.dtype), (), out)()
+    return layout.on_each(lambda: jnp.zeros((*lead, share), layout.dtype), (), out)()
 
 
 @partial(jax.jit, static_argnums=0)
@@ -184,12 +161,7 @@ def _vecdot(layout: Sharded, x: jax.Array, y: jax.Array) -> jax.Array:
     def body(x: jax.Array, y: jax.Array) -> jax.Array:
         return lax.psum(jnp.vecdot(x, y), layout.axes)
 
-    return layout._manual(body, (spec, spec), out)(x, y)
-
-
-def _rows(layout: Sharded, v: jax.Array) -> jax.Array:
-    """A vector as a block of one, sharded over its entries alone."""
-    return jax.device_put(v[None], NamedSharding(layout.mesh, P(None, layout.axes)))
+    return layout.on_each(body, (spec, spec), out)(x, y)
 
 
 def _misplaced(x: Any) -> PlacementError:

@@ -16,12 +16,12 @@ def test_four_devices(which):
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         # XLA's threads: with four, one for each device, a collective operation now and then waited for ever for one
-        # that was busy (measured: once in 150 runs of the core's loop on two cores; with 32, never in 600).
+        # that was busy (two cores: twice in some 300 runs of the core's loop; with 32, never in 600).
         "NPROC": "32",
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "backends"))),
     }
     run = subprocess.run(
-        [*command, "tests/jax/on_four_devices.py"],
+        [*command, *(f"tests/jax/{name}_on_four_devices.py" for name in ("numbers", "memory"))],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
