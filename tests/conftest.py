@@ -1,5 +1,7 @@
 """The array libraries and devices on which the tests run."""
 
+import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,14 @@ _CPU = (
     ("jax.numpy", "cpu"),
 )
 _GPU = (("torch", "cuda"), ("jax.numpy", "gpu"), ("cupy", "cuda"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compilations() -> Iterator[None]:
+    """Give back what a module let JAX compile: it keeps it all, which came to four gigabytes in each worker."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 class Library(NamedTuple):
