@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -115,7 +116,7 @@ class ModelOperator:
         if self._linear is None:
             self._data.confirm()
             sharded = self._parameters.layout if self._parameters.is_sharded else None
-            with jax.ensure_compile_time_eval():  # numbers, also where the first product is asked for in a trace
+            with _eager():
                 self._linear = self._linearized()._replace(sharded=sharded)
         return self._linear
 
@@ -244,6 +245,15 @@ class ModelOperator:
 
         self._data.run(add)
         return self._product.finish(total, arrays, vectors)
+
+
+def _eager() -> AbstractContextManager[None]:
+    """Where the first product is asked for in a trace, numbers all the same.
+
+    Only there: inside, what has Explicit axes cannot be compiled.
+    """
+    in_trace = isinstance(jnp.zeros(()), jax.core.Tracer)
+    return jax.ensure_compile_time_eval() if in_trace else nullcontext()
 
 
 def _decays(parameters: Parameters, weight_decay: float | Mapping[str, float]) -> dict[str, float]:

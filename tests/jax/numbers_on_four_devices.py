@@ -82,8 +82,7 @@ def test_options(name):
     require_equal(gaps(*pair(mesh, **options), **run))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["fsdp", "copies"])
+@pytest.mark.parametrize("mesh", [pytest.param("fsdp", marks=pytest.mark.slow), "copies"])
 def test_explicit_axes(mesh):
     """The loss sees its arrays with the shardings in their types."""
     p, data = model()
