@@ -194,13 +194,15 @@ def test_devices_are_asked_for_their_own_memory(monkeypatch):
     for library, like, expected in (
         ("torch", SimpleNamespace(device=cuda), 123),
         ("cupy", SimpleNamespace(device=SimpleNamespace(mem_info=(7, 9))), 7),
-        ("jax", SimpleNamespace(devices=lambda: [SimpleNamespace(memory_stats=lambda: STATS)]), 60),
+        ("jax", SimpleNamespace(sharding=SimpleNamespace(addressable_devices={_Device()})), 60),
     ):
         monkeypatch.setattr(_memory, "library_name", lambda _, library=library: library)
         assert _memory.available(like) == expected
 
 
-STATS = {"bytes_limit": 100, "bytes_in_use": 40}
+class _Device:
+    def memory_stats(self):
+        return {"bytes_limit": 100, "bytes_in_use": 40}
 
 
 def test_sizes_are_readable():

@@ -73,9 +73,9 @@ CASES = [(name, "linearisations") for name in MAKERS] + [("Hessian", "data"), ("
 def test_nothing_is_compiled_again(name, kept, problem, caplog, monkeypatch):
     """Neither for other parameters and data, nor where a measure is extended."""
     if kept != "linearisations":
-        monkeypatch.setattr(_operator, "available_memory", lambda _: 0)
+        monkeypatch.setattr(_operator, "_SHARE", 1 << 60)
     if kept == "nothing":
-        monkeypatch.setattr(_data, "available_memory", lambda _: 0)
+        monkeypatch.setattr(_data, "_SHARE", 1 << 60)
     make = MAKERS[name]
     assert compiled(lambda: use(make(*problem()), 1), caplog)
     assert compiled(lambda: use(make(*problem()), 2), caplog) == []
