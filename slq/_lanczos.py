@@ -169,6 +169,7 @@ def run(
 ) -> Tridiagonal:
     """`lanczos` from unit vectors as `start` makes them, whose buffer is used up."""
     keep = basis_size(reorthogonalize, num_steps)
+    storage = storage_for(basis_dtype if keep else None, v)
     found = driven(
         products,
         v,
@@ -181,7 +182,6 @@ def run(
     )
     if found is not None:
         return found
-    storage = storage_for(basis_dtype if keep else None, v)
     passes = 2 if storage.eps else 1  # a rounded basis cannot give the start back
     while True:
         basis = Basis(keep, storage)

@@ -112,7 +112,8 @@ def lanczos(
     That is for operators without such a method, or whose data do not fit on the device; a basis on the host, or one
     that is asked for but not kept in full; and products whose squares would overflow or underflow.
     """
-    keep = num_steps if reorthogonalize is True else min(int(reorthogonalize), num_steps)
+    every = isinstance(reorthogonalize, bool | np.bool_)
+    keep = num_steps * bool(reorthogonalize) if every else min(int(reorthogonalize), num_steps)
     if not hasattr(A, "linear") or str(basis_dtype) == "host" or (return_basis and keep < num_steps):
         return None
     linear: Linear | None = A.linear()

@@ -7,7 +7,8 @@ import pytest
 
 import slq
 from slq import _drivers
-from slq_jax import _driver
+from slq.errors import RequestError
+from slq_jax import _driver, hessian_operator
 from tests.jax.pure_operators import LINE, N, Operator, diagonal, matrix
 
 DTYPES = ["float64", "float32"]
@@ -188,3 +189,12 @@ def test_second_pass_where_it_is_due(dtype, rng, both, monkeypatch):
     once = slq.lanczos(*arguments, **options)
     jax.clear_caches()
     assert orthogonality(once) > 1e-4
+
+
+def test_options_mean_what_they_do_in_the_core():
+    op = hessian_operator(lambda w, _: (w**4).sum() / 12, np.arange(1.0, 9), None)
+    V = jnp.ones((1, 8))
+    for numpy, python in ((np.True_, True), (np.False_, False), (np.int64(3), 3)):
+        assert np.array_equal(*(slq.lanczos(op, V, 6, reorthogonalize=kind).beta for kind in (numpy, python)))
+    with pytest.raises(RequestError, match="basis_dtype= expects None"):
+        slq.lanczos(op, V, 6, basis_dtype="nonsense")
