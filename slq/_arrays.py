@@ -109,9 +109,7 @@ def on_accelerator(x: Array) -> bool:
 
 def same_place(x: Array, y: Array) -> bool:
     """Whether two arrays of a library are on the same device; of JAX's, sharded in whatever way over the same ones."""
-    if is_jax_array(x):
-        return bool(x.devices() == y.devices())
-    return bool(device_of(x) == device_of(y))
+    return bool(x.devices() == y.devices() if is_jax_array(x) else device_of(x) == device_of(y))
 
 
 def is_numpy(x: Array) -> bool:

@@ -101,7 +101,8 @@ class GaussNewton:
     def around(self, wrap: Wrap) -> Self:
         """The same with the forward function wrapped."""
         forward = wrap(self.forward)
-        objective = replace(self.objective, loss_fn=replace(self.objective.loss_fn, forward=forward))  # type: ignore[type-var]
+        composed: Any = self.objective.loss_fn
+        objective = replace(self.objective, loss_fn=replace(composed, forward=forward))
         return replace(self, objective=objective, forward=forward)
 
 

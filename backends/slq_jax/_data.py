@@ -1,6 +1,6 @@
 """The data: read in pieces, weighed, and kept on the device where they fit."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -97,10 +97,11 @@ class Data:
             samples = size_of(batch)
             if size is not None and samples is None:
                 raise RequestError("microbatch= cuts arrays along their leading dimension, but the batch has none")
-            step = samples if size is None else size
-            for low in range(0, samples or 1, step or 1):
-                whole = step is None or (low == 0 and step >= (samples or 0))
-                yield _Whole(number, batch if whole else cut(batch, low, min(low + step, samples or 0)))  # type: ignore[operator]
+            pieces: Iterable[Any] = [batch]
+            if samples is not None and size is not None and samples > size:
+                pieces = (cut(batch, low, min(low + size, samples)) for low in range(0, samples, size))
+            for piece in pieces:
+                yield _Whole(number, piece)
                 number += 1
 
     def require_samples(self) -> None:
@@ -139,13 +140,14 @@ class Data:
         DataError, OperatorError
             If the pass gives other data than the first.
         """
-        number, samples, summed = 0, 0, 0.0
+        summed: Any = 0.0
+        number, samples = 0, 0
         known = True
         for piece in self.read():
             size = size_of(piece.batch)
             number, samples, known = number + 1, samples + (size or 0), known and size is not None
             loss, weight = work(Piece(*piece))
-            summed += 0.0 if self.weighed.any_ignored and float(weight) == 0 else loss  # type: ignore[assignment]
+            summed += 0.0 if self.weighed.any_ignored and float(weight) == 0 else loss
         self.weighed.require_same_size(number, samples if known else None)
         if not self._confirmed:  # once: reading a number from the device waits for it
             self.weighed.require_same_loss(float(summed), self._rtol)

@@ -132,7 +132,8 @@ def lanczos(
 
 def _run(plan: _Plan, arguments: Any, V: jax.Array, progress: Any) -> tuple[tuple[np.ndarray, ...], _State] | None:
     state = _start(plan, V)
-    done, steps, seen = 0, 1, None
+    seen: Any = None
+    done, steps = 0, 1
     while done < plan.num_steps:
         last, begun = min(done + steps, plan.num_steps), time.perf_counter()
         try:
@@ -151,7 +152,7 @@ def _run(plan: _Plan, arguments: Any, V: jax.Array, progress: Any) -> tuple[tupl
         done = last
         if progress is not None:
             progress(done, plan.num_steps)
-    return seen, state  # type: ignore[return-value]
+    return seen, state
 
 
 def _in_range(seen: tuple[np.ndarray, ...], V: jax.Array) -> bool:

@@ -57,7 +57,8 @@ class ModelOperator:
         p = Parameters(params, select, settings.probe_axis)
         if has_explicit_axes(params):
             first = next(iter(Batches(data)), None)
-            curvature = curvature.around(partial(Explicit, mesh=p.layout.mesh, specs=specs_of((params, first))))  # type: ignore[attr-defined]
+            sharded: Any = p.layout
+            curvature = curvature.around(partial(Explicit, mesh=sharded.mesh, specs=specs_of((params, first))))
         self._curvature, self._settings, objective = curvature, settings, curvature.objective
         self._rounding = max(float(jnp.finfo(leaf.dtype).eps) for leaf in p.leaves)
 

@@ -182,7 +182,7 @@ def layout_of(everything: Mapping[str, Any], chosen: Collection[str], dtype: Any
         If the mesh has no axis `probe_axis`, or a leaf is sharded over it.
     """
     arrays = {name: x for name, x in everything.items() if isinstance(x, jax.Array)}
-    several = {name: s for name, x in arrays.items() if len((s := x.sharding).device_set) > 1}
+    several: dict[str, Any] = {name: s for name, x in arrays.items() if len((s := x.sharding).device_set) > 1}
     named = {name: x for name, x in everything.items() if name in chosen}
     fields = tuple(x.shape for x in named.values()), tuple(jnp.dtype(x.dtype) for x in named.values()), dtype
     if not several:
@@ -192,7 +192,7 @@ def layout_of(everything: Mapping[str, Any], chosen: Collection[str], dtype: Any
     for name, sharding in several.items():
         if not isinstance(sharding, NamedSharding):
             raise PlacementError(f"{name} has a {type(sharding).__name__}; place it with a jax.sharding.NamedSharding")
-    meshes = {sharding.mesh for sharding in several.values()}  # type: ignore[attr-defined]
+    meshes = {sharding.mesh for sharding in several.values()}
     if len(meshes) > 1:
         raise PlacementError(f"the parameters are placed on {len(meshes)} meshes; place them on one")
     mesh = meshes.pop()
@@ -200,7 +200,7 @@ def layout_of(everything: Mapping[str, Any], chosen: Collection[str], dtype: Any
         raise RequestError(f"probe_axis={probe_axis!r} is none of the axes of the mesh, {', '.join(mesh.axis_names)}")
     specs = []
     for name, x in named.items():
-        spec = tuple(several[name].spec) if name in several else ()  # type: ignore[attr-defined]
+        spec = tuple(several[name].spec) if name in several else ()
         specs.append(P(*spec, *[None] * (x.ndim - len(spec))))
         if any(probe_axis in names for names in names_of(specs[-1])):
             raise RequestError(f"{name} is sharded over {probe_axis!r}, over which probes are to be; take another axis")
