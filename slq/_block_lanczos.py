@@ -138,7 +138,7 @@ def run_block(
             try:
                 run.step()
             except (NonFiniteError, ProductError) as error:
-                error.partial = run.coefficients(num_steps) if j else None
+                error.partial = run.coefficients(j) if j else None
                 raise
             if progress is not None:
                 progress(j + 1, num_steps)
@@ -198,7 +198,7 @@ class _Run:
             before = self._storage.widen(self._blocks[-1], w)
             differences.append(self._read(self._gram(before, w)) - self._beta[-1].conj().T)
         size = functools.partial(_checks.size_of_operator, self.products, self._next, self._unit)
-        seen = max(self._norm, _norm(alpha), *(np.linalg.norm(beta, 2) for beta in self._beta[-1:]))
+        seen = max(self._norm, _norm(alpha))
         difference = max(float(np.abs(d).max()) for d in differences)
         eps = max(self.products.eps, self._storage.eps)
         _checks.judge_difference(difference, seen, eps, size)
@@ -259,7 +259,7 @@ class _Run:
         start, alpha, beta = (np.zeros(shape, dtype) for shape in ((b, b), (num_steps, b, b), (num_steps, b, b)))
         start[: len(self._start)] = self._start
         for padded, blocks in ((alpha, self._alpha), (beta, self._beta)):
-            for j, block in enumerate(blocks):
+            for j, block in enumerate(blocks[: len(self._beta)]):  # a step that failed has no beta
                 padded[j, : block.shape[0], : block.shape[1]] = block / self._unit
         return BlockTridiagonal(start, alpha, beta)
 

@@ -11,7 +11,16 @@ from slq._check_vectors import draw
 from slq._products import Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
-__all__ = ["WRONG", "first_product", "judge_difference", "judge_steps", "prescale", "rounding", "size_of_operator", "suspect"]
+__all__ = [
+    "WRONG",
+    "first_product",
+    "judge_difference",
+    "judge_steps",
+    "prescale",
+    "rounding",
+    "size_of_operator",
+    "suspect",
+]
 
 # Fifty times what rounding explains is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where
 # precision can tell.
