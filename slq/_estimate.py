@@ -156,8 +156,21 @@ class Density(Estimate):
     x : (g,) array
         The grid.
     width : float
-        The width of the smoothing kernel (the standard deviation of a Gaussian), in units of the eigenvalues.
+        The width of the smoothing kernel in units of the eigenvalues, as used: the standard deviation of a Gaussian and
+        (in the middle of the interval) of a Jackson kernel, half the width at half maximum of a Lorentzian.
+    kernel : str
+        Its name; ``"custom"`` for a function.
+    outside : float
+        The part of the smoothed mass that lies outside of the grid: the integral over x falls short of one by it. NaN
+        for a function, whose tails are not known.
     """
 
     x: Any = None
     width: float = np.nan
+    kernel: str = "gaussian"
+    outside: float = np.nan
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        # The first that a percentage of one digit shows.
+        return f"{text}, {self.outside:.1%} of its mass outside of them" if self.outside >= 5e-4 else text
