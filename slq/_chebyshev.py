@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Jackson", "jackson_kernel"]
+__all__ = ["Jackson", "broadening", "damping", "jackson_kernel"]
 
 _MARGIN = 4.0  # widths, in the angle, between the ends of the support and those of the interval
 _LARGEST_MARGIN = 0.8  # the support is at least this part of the interval
@@ -60,9 +60,9 @@ class Jackson:
         return 1 - (at + np.cos(of[..., None] * j) @ terms) / np.pi
 
     def widths(self, x: np.ndarray, width: float) -> np.ndarray:
-        """The width at each x: proportional to √(1 − t²), but never below the width of the angle at the ends."""
+        """The width at each x: proportional to √(1 − t²), up to the margin, which holds no node."""
         t = np.clip((x - self.centre) / self.half, -1, 1)
-        return width * np.maximum(np.sqrt(1 - t * t), np.pi / (self.count + 1))
+        return width * np.maximum(np.sqrt(1 - t * t), np.sqrt(1 - _margin(self.count) ** 2))
 
     def grid(self) -> np.ndarray:
         """Chebyshev's points, four or more to a width.
@@ -101,6 +101,11 @@ def broadening(count: Any) -> Any:
     return np.sqrt((1 - second) / 2)
 
 
+def _margin(count: Any) -> Any:
+    """The support as a part of the interval."""
+    return np.maximum(np.cos(np.minimum(_MARGIN * np.pi / (count + 1), np.pi / 2)), _LARGEST_MARGIN)
+
+
 def jackson_kernel(low: float, high: float, width: float | None, most: int) -> tuple[Jackson, float]:
     """The kernel whose width, in the middle of its interval, is at most `width`, and that width.
 
@@ -113,7 +118,7 @@ def jackson_kernel(low: float, high: float, width: float | None, most: int) -> t
     most : int
     """
     counts = np.arange(1, most + 1)
-    margin = np.maximum(np.cos(np.minimum(_MARGIN * np.pi / (counts + 1), np.pi / 2)), _LARGEST_MARGIN)
+    margin = _margin(counts)
     # A width that is no small part of the support is that of a kernel with room around it.
     radius = max((high - low) / 2, 4 * (width or 0.0))
     widths = radius / margin * broadening(counts)

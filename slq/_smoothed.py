@@ -1,5 +1,6 @@
 """Floor 2: the smoothed spectral density of a measure. `SpectralMeasure` documents it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from slq._kernels import GAUSSIAN, Kernel, Shape, named
 from slq._questions import nested_difference
 from slq.errors import ResolutionWarning, SlqWarning, WidthError
 
-__all__ = ["density", "mean_density", "resolved"]
+__all__ = ["common", "density", "evaluated", "mean_density", "resolved"]
 
 _UNRESOLVED = 0.05  # a density whose last fifth of the steps moves more of its mass than this is warned about
 _MOST = 8192  # moments of runs that ended in invariant subspaces, whose moments of every degree are exact
@@ -23,70 +24,87 @@ def density(
     measure: Coefficients, x: Any, width: float | None, kernel: Kernel, num: int | None = None
 ) -> tuple[Density, list[SlqWarning]]:
     """The spectral density smoothed by `kernel`, and the reservations about it."""
+    x, shape, chosen, said = common([measure], x, width, kernel, num)
+    return evaluated(measure, x, chosen, shape), said
+
+
+def common(
+    measures: Sequence[Coefficients], x: Any, width: float | None, kernel: Kernel, num: int | None
+) -> tuple[np.ndarray, Shape | Jackson, float, list[SlqWarning]]:
+    """A grid, a kernel and a width for all measures, and the reservations about them."""
     if num is not None and not isinstance(x, str):
         raise WidthError(f"num= is the number of points of a grid by name (x='log'), but x is {type(x).__name__}")
-    shape, chosen, said = resolved(measure, width, kernel)
-    x, turned = _grid(measure, x, chosen, shape, num)
-    return _evaluated(measure, x, chosen, shape), said + turned
+    shape, chosen, said = resolved(measures, width, kernel)
+    x, turned = _grid(measures, x, chosen, shape, num)
+    return x, shape, chosen, said + turned
 
 
 def resolved(
-    measure: Coefficients, width: float | None, kernel: Kernel
+    measures: Sequence[Coefficients], width: float | None, kernel: Kernel
 ) -> tuple[Shape | Jackson, float, list[SlqWarning]]:
-    """The kernel, its width, and what to say about a given one."""
+    """A kernel for all measures, its width, and what to say about a given one."""
     if isinstance(kernel, str) and kernel == "jackson":
-        return _jackson(measure, width)
-    shape, shorter = named(kernel), measure.shorter or measure
-    judge = shape if shape.cumulative else GAUSSIAN  # of a function of the user's own nothing is known
-    rule, short_rule = (measure.nodes, measure.weights), (shorter.nodes, shorter.weights)
-    if width is None:
-        return shape, default_width(rule, short_rule, measure.scale, judge), []
-    fine = fine_grid(np.concatenate([rule[0].ravel(), short_rule[0].ravel()]), width, judge)
-    moved = moved_mass(fine, rule, short_rule, width, judge)
-    return shape, width, _resolution(measure, moved, width)
+        return _jackson(measures, width)
+    shape = named(kernel)
+    judge = _known(shape)
+    widths, said = [], []
+    for measure in measures:
+        rule, short_rule = ((m.nodes, m.weights) for m in (measure, measure.shorter or measure))
+        if width is None:
+            widths.append(default_width(rule, short_rule, measure.scale, judge))
+            continue
+        fine = fine_grid(np.concatenate([rule[0].ravel(), short_rule[0].ravel()]), width, judge)
+        said += _resolution(measure, moved_mass(fine, rule, short_rule, width, judge), width)
+    return shape, width if width is not None else max(widths), said
 
 
-def _jackson(measure: Coefficients, width: float | None) -> tuple[Jackson, float, list[SlqWarning]]:
-    nodes = measure.nodes[measure.weights > 0]
-    most = 2 * measure.num_steps  # moments of degrees up to 2m - 1, which Gauss quadrature has exactly
-    if measure.exact.all():
-        most = _MOST
+def _known(kernel: Shape | Jackson) -> Shape | Jackson:
+    """The kernel that tells what a grid or a width does not show: of a user's own function nothing is known."""
+    return GAUSSIAN if isinstance(kernel, Shape) and kernel.cumulative is None else kernel
+
+
+def _jackson(measures: Sequence[Coefficients], width: float | None) -> tuple[Jackson, float, list[SlqWarning]]:
+    nodes = np.concatenate([measure.nodes[measure.weights > 0] for measure in measures])
+    # Gauss quadrature has moments of degrees up to 2m - 1 exactly.
+    most = min(_MOST if measure.exact.all() else 2 * measure.num_steps for measure in measures)
+    scale = max(measure.scale for measure in measures)
     if width is not None:
         require_width(width, nodes)
-    elif measure.exact.all() or np.ptp(nodes) <= 1e-12 * measure.scale:
-        rule = (measure.nodes, measure.weights)
-        width = default_width(rule, rule, measure.scale)
+    elif most == _MOST or np.ptp(nodes) <= 1e-12 * scale:
+        width = max(default_width(rule, rule, m.scale) for m in measures for rule in [(m.nodes, m.weights)])
     kernel, used = jackson_kernel(float(nodes.min()), float(nodes.max()), width, most)
     if width is None or used <= width * (1 + 1e-9):
-        return kernel, used, [] if width is None else _resolution(measure, 0.0, width)
+        return kernel, used, [] if width is None else _resolution(measures[0], 0.0, width)
+    steps = min(measure.num_steps for measure in measures)
     said = ResolutionWarning(
-        f"a width of {width:.3g} is finer than {most:,} Chebyshev moments can show, which {measure.num_steps} steps "
-        f"give: their width {used:.3g} is used; use more steps or a larger width"
+        f"a width of {width:.3g} is finer than {most:,} Chebyshev moments can show, which {steps} steps give: their "
+        f"width {used:.3g} is used; use more steps or a larger width"
     )
     return kernel, used, [said]
 
 
 def _grid(
-    measure: Coefficients, x: Any, width: float, kernel: Shape | Jackson, num: int | None
+    measures: Sequence[Coefficients], x: Any, width: float, kernel: Shape | Jackson, num: int | None
 ) -> tuple[np.ndarray, list[SlqWarning]]:
     """The grid that was asked for, and what it does not show."""
-    shorter = measure.shorter or measure
-    fine = fine_grid(np.concatenate([measure.nodes.ravel(), shorter.nodes.ravel()]), width, kernel)
+    nodes = np.concatenate([m.nodes.ravel() for measure in measures for m in (measure, measure.shorter or measure)])
+    fine = fine_grid(nodes, width, kernel)
     if x is None:
         return fine, []
-    turned: list[SlqWarning] = []
+    said: list[SlqWarning] = []
     if isinstance(x, str):
-        used = measure.nodes[measure.weights > 0]
+        used = np.concatenate([m.nodes[m.weights > 0] for m in measures])
         x = named_grid(x, num, used, width, fine_grid(used, width, kernel))
     else:
-        x, turned = checked_grid(x)
-    judge = kernel if isinstance(kernel, Jackson) or kernel.cumulative else GAUSSIAN
-    seen = smooth(fine, measure.nodes, measure.weights, width, judge)[0].mean(axis=0) / width
-    widths = kernel.widths(x, width)
-    return x, turned + judge_grid(x, widths, measure.n, measure.nodes, measure.weights, (fine, seen))
+        x, said = checked_grid(x)
+    for m in measures:
+        seen = mean_density(m, fine, width, _known(kernel)) / width
+        said = said + judge_grid(x, kernel.widths(x, width), m.n, m.nodes, m.weights, (fine, seen))
+    return x, said
 
 
-def _evaluated(measure: Coefficients, x: np.ndarray, width: float, kernel: Shape | Jackson) -> Density:
+def evaluated(measure: Coefficients, x: np.ndarray, width: float, kernel: Shape | Jackson) -> Density:
+    """The density on a grid, with its errors."""
     forms, squares = smooth(x, measure.nodes, measure.weights, width, kernel)
     mean = forms.mean(axis=0)
     stderr, dof = measure.sampling.error(forms, np.maximum(squares.mean(axis=0) - mean**2, 0.0))
