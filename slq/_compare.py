@@ -18,7 +18,10 @@ from slq.errors import PrecisionWarning, QuadratureWarning, RequestError
 
 __all__ = ["Difference", "difference"]
 
-_DOMINANT = 3.0  # as for spectral sums, see `slq._reliability`
+# Where two answers converge slowly, their difference can look settled: of log-determinants of condition numbers 1e5 and
+# 1e6 (5 to 80 steps, 40 seeds), the nested difference was a twentieth to a third of the error, and 1.7 to 4.3 times the
+# standard error. So it is spoken of earlier than that of a single answer.
+_DOMINANT = 1.0
 
 
 def difference(p: Any, q: Any) -> "Difference":
@@ -73,7 +76,7 @@ class Difference:
 
     The quadrature error is the change of the difference when a fifth of the steps is dropped, or the sum of both errors
     if that is smaller; of distribution functions, whose errors are bounds, the sum. `trace`, `logdet` and the others
-    raise what the measures raise, and warn where the quadrature error is more than three times the sampling error.
+    raise what the measures raise, and warn where the quadrature error exceeds the sampling error.
 
     Attributes
     ----------
