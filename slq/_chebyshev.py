@@ -43,9 +43,9 @@ class Jackson:
     reach: float = np.inf
 
     def values(self, x: np.ndarray, node: Any, width: float) -> np.ndarray:
-        """The kernel at x of an eigenvalue at `node`, in units of 1/width; zero outside of the interval."""
+        """The kernel at x of an eigenvalue at `node`, in units of 1/width; zero if one is outside of the interval."""
         t = (x - self.centre) / self.half
-        inside = np.abs(t) < 1
+        inside = (np.abs(t) < 1) & (abs(node - self.centre) <= self.half)
         at, of = np.arccos(t[inside]), self._angle(node)
         result = np.zeros(t.shape)
         result[inside] = (self._series(at - of) + self._series(at + of)) / (2 * np.pi * np.sin(at))

@@ -58,6 +58,7 @@ def test_the_mass_is_one_wherever_the_node_is(count, node):
     assert np.trapezoid(values, x) == pytest.approx(np.sin(step) / step, abs=1e-10)
     assert abs(1 - np.sin(step) / step) < 2e-6  # of 1024 points or more
     assert kernel.values(np.array([-1.8, 2.4, 9.0]), node, 1.0).tolist() == [0, 0, 0]
+    assert not kernel.values(x, 2.4, 1.0).any()
 
 
 @pytest.mark.parametrize("count", [2, 10, 77])
