@@ -4,6 +4,7 @@ from slq import analysis, errors, metrics
 from slq._algebra import add, scale, shift
 from slq._block_lanczos import BlockTridiagonal, block_lanczos
 from slq._check_operator import check_operator
+from slq._compare import Difference, difference
 from slq._drivers import register_driver
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
@@ -29,6 +30,7 @@ __all__ = [
     "Bidiagonal",
     "BlockTridiagonal",
     "Density",
+    "Difference",
     "Estimate",
     "LinearOperator",
     "Outliers",
@@ -44,6 +46,7 @@ __all__ = [
     "check_operator",
     "concatenate",
     "deflate",
+    "difference",
     "errors",
     "from_quadrature",
     "from_tridiagonals",
