@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 import slq
 from slq.errors import MissingPackageError, WidthError
+from slq._estimate import Spikes
 from slq.plotting import plot_density, plot_difference, save_figure
 
 
@@ -110,14 +111,9 @@ def test_a_function_is_drawn_as_a_kernel(spiked):
 def test_spikes_are_stems_as_high_as_the_peak_of_their_mass(spiked, kernel, monkeypatch):
     measure = spiked[1]
     density = measure.density(width=0.2, kernel=kernel)
-
-    @dataclasses.dataclass(frozen=True)
-    class Spiked(type(density)):
-        spikes: tuple = ()
-
     for values in ([3.0, 8.0], [8.0], []):
-        made = Spiked(**vars(density), spikes=(np.array(values), np.full(len(values), 1 / 200)))
-        monkeypatch.setattr("slq.plotting.smoothed_density", lambda *_, made=made: (made, []))
+        made = dataclasses.replace(density, spikes=Spikes(np.array(values), np.full(len(values), 1 / 200)))
+        monkeypatch.setattr("slq.plotting.smoothed_density", lambda *_, made=made, **__: (made, []))
         ax = plot_density(measure, width=0.2, kernel=kernel)
         assert not [line for line in ax.lines if line.get_marker() == "v"]  # each eigenvalue is marked once
         stems = [line for line in ax.lines if line.get_marker() == "o"]
