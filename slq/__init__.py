@@ -4,6 +4,7 @@ from slq import analysis, errors, metrics
 from slq._algebra import add, scale, shift
 from slq._check_operator import check_operator
 from slq._drivers import register_driver
+from slq._eigen import Eigenpairs, eigenpairs
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
 from slq._golub_kahan import Bidiagonal, golub_kahan
@@ -27,6 +28,7 @@ from slq.errors import SlqError, SlqWarning
 __all__ = [
     "Bidiagonal",
     "Density",
+    "Eigenpairs",
     "Estimate",
     "LinearOperator",
     "Outliers",
@@ -41,6 +43,7 @@ __all__ = [
     "check_operator",
     "concatenate",
     "deflate",
+    "eigenpairs",
     "errors",
     "from_quadrature",
     "from_tridiagonals",

@@ -11,7 +11,16 @@ from slq._check_vectors import draw
 from slq._products import Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
-__all__ = ["WRONG", "first_product", "judge_steps", "prescale", "rounding", "size_of_operator", "suspect"]
+__all__ = [
+    "WRONG",
+    "first_product",
+    "judge_asymmetry",
+    "judge_steps",
+    "prescale",
+    "rounding",
+    "size_of_operator",
+    "suspect",
+]
 
 # Fifty times what rounding explains is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where
 # precision can tell.
@@ -97,7 +106,7 @@ def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: i
         return
     unit = prescale(seen[0], unit_rows)
     if skew.max() * (largest * unit) > _LOUD * eps * size_of_operator(products, unit_rows, unit):
-        _judge_asymmetry(asymmetry, eps)
+        judge_asymmetry(asymmetry, eps)
 
 
 def size_of_operator(products: Products, ahead: Array, unit: float) -> float:
@@ -139,12 +148,12 @@ def judge_steps(read: Mapping[str, np.ndarray], eps: float, size_of_a: Callable[
         gap = np.hypot(read["returned"] - b, read.get("returned_imag", 0.0))
         beside = size[1 : len(gap) + 1]
         told = asymmetry(np.where(b > 1e-2 * beside, gap, 0.0), beside)
-        _judge_asymmetry(float(told[0].max()), eps)  # the second product: to second order that of the first two
+        judge_asymmetry(float(told[0].max()), eps)  # the second product: to second order that of the first two
         late = np.flatnonzero(told.max(axis=1) > suspect(eps))
         if late.size and late[0] > 0:
             _warn_of_drift(int(late[0]) + 1, float(told[late[0]].max()))
     if "imag" in read:
-        _judge_asymmetry(float(asymmetry(np.abs(read["imag"]), size).max()), eps)
+        judge_asymmetry(float(asymmetry(np.abs(read["imag"]), size).max()), eps)
 
 
 def _warn_of_drift(step: int, asymmetry: float) -> None:
@@ -169,7 +178,7 @@ def suspect(eps: float) -> float:
     return max(_SUSPECT, 50 * rounding(eps))
 
 
-def _judge_asymmetry(asymmetry: float, eps: float) -> None:
+def judge_asymmetry(asymmetry: float, eps: float) -> None:
     """Raise or warn if an estimate of ‖A − Aᴴ‖/‖A‖ is more than products of precision `eps` explain."""
     limit = suspect(eps)
     mend = "symmetrise it (x ↦ (A x + Aᴴ x)/2), fix its product, or pass check=False"
