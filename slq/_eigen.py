@@ -8,7 +8,7 @@ import numpy as np
 
 from slq._arrays import Array, has_one_shape, itemsize, namespace, norm, real, recurrence_like, to_host
 from slq._check_operator import quick_check
-from slq._checks import judge_asymmetry
+from slq._checks import judge_asymmetry, rounding
 from slq._lanczos import start
 from slq._memory import require
 from slq._operators import aslinearoperator
@@ -23,7 +23,6 @@ __all__ = ["Eigenpairs", "eigenpairs"]
 
 _WHICH = ("LA", "SA", "LM", "BE")
 _TOGETHER = 8  # vectors in one product at the end
-_FLOOR = 64  # roundings of ‖A‖, as in `slq._outliers`: no residual is asked to be smaller
 _SPARE = 2  # rows that a run needs besides k: one to keep, one to add
 
 
@@ -81,9 +80,11 @@ def eigenpairs(
         increasing order; of an odd number, one more from the high end).
     tol : float, optional
         The residual at which a pair has converged, relative to ‖A‖. By default ε^(2/3): 4e-11 in double precision,
-        2e-5 in single; an error of the value is of the order of its square. Never less than 64 ε.
+        2e-5 in single; an error of the value is of the order of its square. Never less than the rounding of products:
+        70 ε in double precision, 10 ε in single, ε in half.
     num_steps : int, optional
-        How many Lanczos vectors are kept before a restart; 2k + 20 by default. More take fewer products, and memory.
+        How many Lanczos vectors are kept before a restart; 80 by default, and at least 2k + 20. More take fewer
+        products, and memory.
     max_products : int, optional
         End after so many products, converged or not; 10 n, and at least 1000, by default.
     rng : {None, int, numpy.random.Generator}
@@ -160,7 +161,7 @@ def eigenpairs(
 
     def limit() -> float:
         eps = products.eps
-        return max(eps ** (2 / 3) if tolerance is None else tolerance, _FLOOR * eps) * process.norm
+        return max(eps ** (2 / 3) if tolerance is None else tolerance, rounding(eps)) * process.norm
 
     complete = search(
         process, request, draw=draw, limit=limit, budget=budget - request.k, verify=verify, progress=progress
@@ -178,7 +179,7 @@ def _finished(process: Process, products: Products, request: Request, limit: flo
     xp, rows = namespace(vectors), 1 if has_one_shape(vectors) else _TOGETHER
     values, residuals = [], []
     for low in range(0, request.k, rows):
-        v = vectors[low : low + rows, :]
+        v = vectors[low : min(low + rows, request.k), :]
         w = products(v)
         w = w if unit == 1.0 else w * unit
         theta = real(dot(v, w)) / real(dot(v, v))
@@ -230,7 +231,7 @@ def _request(n: int, k: Any, which: Any) -> Request:
 def _steps(num_steps: Any, k: int, n: int) -> int:
     least = min(n, k + _SPARE)
     if num_steps is None:
-        return min(n, 2 * k + 20)
+        return min(n, max(2 * k + 20, 80))
     return min(n, count("num_steps", num_steps, least))
 
 
