@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from slq._arrays import Array, imag, is_complex, namespace, real
-from slq._checks import first_product
+from slq._checks import WRONG, first_product, judge_asymmetry
 from slq._products import Products, inner
 from slq._rows import Rows
 from slq._vectors import breakdown
@@ -172,6 +172,8 @@ class Process:
         if self.norm:
             differences = np.append(h[-1 - j : -1] - known, 1j * h[-1].imag)
             self.asymmetry = max(self.asymmetry, float(np.abs(differences).max()) / self.norm)
+            if self._check and self.asymmetry > WRONG:
+                judge_asymmetry(self.asymmetry, self._products.eps)
 
     def ritz(self) -> Ritz:
         """The eigenpairs of T."""

@@ -145,14 +145,16 @@ def test_the_scale_does_not_matter_in_single_precision(exponent):
 
 
 def test_a_start_in_the_null_space_does_not_hide_the_scale():
-    matrix = np.diag([0.0, *np.linspace(1, 2, 20)]) * 2.0**600
-    found = slq.eigenpairs(matrix, 2, v0=np.eye(21)[0], check=False)
+    matrix = np.diag([0.0, *np.linspace(1, 2, 21)]) * 2.0**600
+    found = slq.eigenpairs(matrix, 2, v0=np.eye(22)[0], check=False)
     np.testing.assert_allclose(found.values * 2.0**-600, [2, 1.95], rtol=1e-12)
 
 
 @pytest.mark.parametrize("tol", [0.0, 1e-3])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("spectrum", [hessian_like(300), strakos(300), indefinite(300)], ids=["hessian", "strakos", "-"])
+@pytest.mark.parametrize(
+    "spectrum", [hessian_like(300), strakos(300), indefinite(300)], ids=["hessian", "strakos", "-"]
+)
 def test_the_tolerance_is_met_and_no_less_than_rounding(spectrum, dtype, tol):
     matrix = problem(spectrum).matrix.astype(dtype)
     eps = np.finfo(dtype).eps
@@ -168,7 +170,7 @@ def test_the_tolerance_is_met_and_no_less_than_rounding(spectrum, dtype, tol):
 
 def test_many_seeds_miss_no_copy():
     matrix = problem(np.append(np.linspace(0, 3, 60), [4.0, 4.0, 4.0, 3.5])).matrix
-    for seed in range(200):
+    for seed in range(60):
         found = slq.eigenpairs(matrix, 4, rng=seed, check=False)
         np.testing.assert_allclose(found.values, [4, 4, 4, 3.5], rtol=0, atol=1e-9)
 
@@ -183,11 +185,11 @@ def test_copies_are_missed_no_more_often_than_was_allowed(monkeypatch):
 
 
 def test_without_verification_copies_are_missed_and_completeness_is_not_claimed():
-    matrix = problem(np.append(np.linspace(0, 3, 80), [5.0, 5.0, 4.0])).matrix
-    plain = slq.eigenpairs(matrix, 3, verify=False, check=False)
-    whole = slq.eigenpairs(matrix, 3, check=False)
-    np.testing.assert_allclose(plain.values[:2], [5, 4], rtol=1e-9)
-    np.testing.assert_allclose(whole.values, [5, 5, 4], rtol=1e-9)
+    matrix = problem(np.append(np.linspace(0, 1, 100), [100.0, 100.0, 50.0])).matrix
+    plain = slq.eigenpairs(matrix, 2, verify=False, check=False)
+    whole = slq.eigenpairs(matrix, 2, check=False)
+    np.testing.assert_allclose(plain.values, [100, 50], rtol=1e-9)  # rounding has not had the time to bring the copy
+    np.testing.assert_allclose(whole.values, [100, 100], rtol=1e-9)
     assert not plain.complete
     assert plain.converged.all()
     assert plain.products < whole.products
@@ -361,8 +363,9 @@ def test_what_is_not_symmetric_is_refused():
         return x @ (matrix if len(calls) > 15 else np.eye(60) + matrix + matrix.T)
 
     operator = slq.aslinearoperator(product, like=matrix[0], batched=True)
-    with pytest.raises(NotSymmetricError, match="not symmetric"), pytest.warns(UnconvergedWarning):
-        slq.eigenpairs(operator, 3, max_products=200)
+    with pytest.raises(NotSymmetricError, match="not symmetric"):
+        slq.eigenpairs(operator, 3)
+    assert len(calls) == 16  # at once
 
 
 def test_products_that_are_not_finite():
@@ -382,14 +385,16 @@ def test_products_that_are_not_finite():
 def test_memory_is_forecast(monkeypatch):
     asked = []
     monkeypatch.setattr(_memory, "available", lambda like: asked.append(like) or 10**6)
-    with pytest.raises(MemoryForecastError, match=r"the run needs about 1.7\d MB.*these fit: num_steps=40"):
+    with pytest.raises(
+        MemoryForecastError, match=r"the run needs about 1.87 MB, but 1 MB are free; these fit: num_steps=7"
+    ):
         slq.eigenpairs(np.diag(np.arange(1000.0) ** 4), 5, num_steps=200)
     assert asked
 
 
 def test_the_forecast_is_not_exceeded(monkeypatch):
     n, needed = 100_000, []
-    monkeypatch.setattr("slq._eigen.require", lambda like, size, options: needed.append(size))
+    monkeypatch.setattr("slq._eigen.require", lambda *arguments: needed.append(arguments[1]))
     diagonal = np.linspace(0, 1, n)
     operator = slq.aslinearoperator(lambda x: x * diagonal, like=diagonal, batched=True)
     for k in (3, 30):
