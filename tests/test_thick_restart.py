@@ -83,5 +83,5 @@ def test_a_missed_eigenvector_has_no_larger_share_of_the_start_than_is_said():
             if made.full:
                 made.restart(ritz, np.argsort(-ritz.values)[:5])
         assert min(shares) >= np.log(1e-8)
-        assert min(shares) < np.log(1e-5)  # but it is no triviality; measured: 2e-8 to 2e-7
+        assert min(shares) < np.log(1e-5)  # but it is no triviality; measured: 1.5e-8 to 1.8e-8
         assert made.num_products > 15  # with restarts
