@@ -108,17 +108,17 @@ class Rows:
 
 @fused
 def _remove(w: Array, rows: Array) -> tuple[Array, Array]:
-    """`w` on the left: torch's batched product with single columns is 2-20 times slower."""
+    """Without the axis of length one: NumPy's batched product of single rows is four times slower."""
     xp = namespace(w)
     conj = xp.conj if is_complex(w) else (lambda x: x)  # of the vector, never of the rows
-    components = conj(matmul(conj(w)[:, None, :], xp.matrix_transpose(rows)))[:, 0, :]
+    components = conj(matmul(conj(w), rows[0, ...].T))
     return _subtract(w, components, rows), components
 
 
 @fused
 def _subtract(w: Array, components: Array, rows: Array) -> Array:
     xp = namespace(w)
-    return w - matmul(xp.astype(components, w.dtype)[:, None, :], rows)[:, 0, :]
+    return w - matmul(xp.astype(components, w.dtype), rows[0, ...])
 
 
 @fused
