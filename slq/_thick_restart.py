@@ -213,5 +213,6 @@ class Process:
         if self.ended:
             return -np.inf
         shifts = np.append(self._dropped, ritz.values)
-        grown = np.log(self._betas).sum()
-        return max(grown - float(np.log(np.abs(end - shifts)).sum()) for end in ends)
+        grown = float(np.log(self._betas).sum())
+        with np.errstate(divide="ignore"):  # an end that is a Ritz value tells nothing
+            return max(grown - float(np.log(np.abs(end - shifts)).sum()) for end in ends)
