@@ -6,6 +6,7 @@ from slq._block_lanczos import BlockTridiagonal, block_lanczos
 from slq._check_operator import check_operator
 from slq._compare import Difference, difference
 from slq._drivers import register_driver
+from slq._eigen import Eigenpairs, eigenpairs
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
 from slq._golub_kahan import Bidiagonal, golub_kahan
@@ -31,6 +32,7 @@ __all__ = [
     "BlockTridiagonal",
     "Density",
     "Difference",
+    "Eigenpairs",
     "Estimate",
     "LinearOperator",
     "Outliers",
@@ -47,6 +49,7 @@ __all__ = [
     "concatenate",
     "deflate",
     "difference",
+    "eigenpairs",
     "errors",
     "from_quadrature",
     "from_tridiagonals",

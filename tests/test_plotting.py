@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import slq
-from slq.errors import MissingPackageError, WidthError
 from slq._estimate import Spikes
+from slq.errors import MissingPackageError, WidthError
 from slq.plotting import plot_density, plot_difference, save_figure
 
 

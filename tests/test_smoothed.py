@@ -382,11 +382,10 @@ def test_given_vectors_have_no_spikes():
         m.density(spikes=True)
 
 
-@pytest.mark.filterwarnings("ignore::slq.errors.GridWarning")
 def test_the_band_of_a_deflated_density_is_that_of_the_remainder():
     eigenvalues = np.concatenate([np.linspace(0, 1, 290), np.linspace(3, 12, 10)])
     A = slq.aslinearoperator(lambda x: x * eigenvalues, like=eigenvalues, batched=True)
-    x, width, hits = np.linspace(-1, 14, 30), 0.5, []
+    x, width, hits = np.linspace(-4, 16, 80), 0.5, []
     exact = np.exp(-(((x[:, None] - eigenvalues) / width) ** 2) / 2).mean(axis=1) / np.sqrt(2 * np.pi) / width
     for seed in range(100):
         d = slq.spectral_measure(A, num_probes=4, num_steps=40, rng=seed, check=False).deflate()
@@ -394,4 +393,4 @@ def test_the_band_of_a_deflated_density_is_that_of_the_remainder():
         low, high = density.interval(0.95)
         hits.append((low <= exact) & (exact <= high))
     assert density.stderr[x > 3.5].max() < 1e-12 < density.stderr[x < 1].min()
-    assert 0.9 < np.mean(hits)  # measured: 0.98
+    assert np.mean(hits) > 0.9  # measured: 0.98
