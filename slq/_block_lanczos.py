@@ -172,7 +172,20 @@ class _Run:
 
     def step(self) -> None:
         """One product with the newest block, and the block after it."""
-        block = self._next
+        w, alpha = self._multiply(self._next)
+        self._blocks.append(self._storage.narrow(self._next))
+        self._alpha.append((alpha + alpha.conj().T) / 2)
+        around = _norm(self._alpha[-1]) + (_norm(self._beta[-1]) if self._beta else 0.0)
+        self._norm = max(self._norm, around)
+        self._next, beta = self._orthonormal(w, self._norm)
+        self._beta.append(beta)
+        self._norm = max(self._norm, around + _norm(beta))
+
+    def _multiply(self, block: Array) -> tuple[Array, np.ndarray]:
+        """A times a block, without what lies along it, and the components of that.
+
+        It goes before the sums for the other blocks are made, which would cancel.
+        """
         if self._alpha:
             w = self.products(block)
         else:
@@ -182,14 +195,7 @@ class _Run:
         alpha = self._read(components)
         if self._check:
             self._judge(alpha, w)
-        self._blocks.append(self._storage.narrow(block))
-        self._alpha.append((alpha + alpha.conj().T) / 2)
-        around = _norm(self._alpha[-1]) + (_norm(self._beta[-1]) if self._beta else 0.0)
-        self._norm = max(self._norm, around)
-        # What lies along this block goes before the sums of the others are made, which would cancel.
-        self._next, beta = self._orthonormal(_without(w, components, block), self._norm)
-        self._beta.append(beta)
-        self._norm = max(self._norm, around + _norm(beta))
+        return _without(w, components, block), alpha
 
     def _judge(self, alpha: np.ndarray, w: Array) -> None:
         """Compare Qᴴ A Q with its adjoint, and the part along the block before with β: equal if A is Hermitian."""

@@ -194,7 +194,7 @@ def memory_forecast(
     Returns
     -------
     int
-        Measured on NumPy, a run takes no more than 5 % above it, and no less than two thirds of it.
+        Measured on NumPy, a run takes no more than 5 % above it (7 % with `block`), and no less than two thirds of it.
 
     Raises
     ------
