@@ -28,6 +28,7 @@ def cdf(measure: Coefficients, x: Any) -> Estimate:
         dof=dof,
         products=measure.products,
         bounds=(0.0, 1.0),
+        truncation_kind=_kind(measure),
     )
 
 
@@ -69,7 +70,12 @@ def _masses(measure: Coefficients, forms: np.ndarray, edges: np.ndarray, factor:
         dof=give(np.broadcast_to(dof, value.shape)),
         products=measure.products,
         bounds=(0.0, factor),
+        truncation_kind=_kind(measure),
     )
+
+
+def _kind(measure: Coefficients) -> str:
+    return "exact" if measure.exact.all() else "interlacing"
 
 
 def _mass_below(measure: Coefficients, x: np.ndarray, *, strictly: bool = False) -> np.ndarray:
@@ -110,7 +116,10 @@ def quantile(measure: Coefficients, q: Any) -> Estimate:
         None if error is None else ((_inverse_cdf(measure, q + error) - _inverse_cdf(measure, q - error)) / 2)[()]
         for error in (at.stderr, at.truncation)
     )
-    return Estimate(value[()], stderr, truncation, 4 * measure.eps * measure.scale, at.dof, measure.products)
+    rounding = 4 * measure.eps * measure.scale
+    return Estimate(
+        value[()], stderr, truncation, rounding, at.dof, measure.products, truncation_kind=at.truncation_kind
+    )
 
 
 def _inverse_cdf(measure: Coefficients, q: np.ndarray) -> np.ndarray:
