@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from slq import _distribution, _logdet, _outliers, _questions, _smoothed, _truncation
-from slq._coefficients import Coefficients
+from slq._bands import Bands
 from slq._density import Kernel, gaussian_kernel
 from slq._estimate import Density, Estimate
 from slq._functions import Function
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Answers(Coefficients):
+class Answers(Bands):
     """The questions that coefficients answer: free, as often as wanted."""
 
     # Sums over the spectrum
