@@ -84,7 +84,8 @@ def bracket(measure: Coefficients, f: Function, signs: Signs, ends: Ends, gauss:
     """What lies on either side of ∫f dμ for each probe; None where no two rules do.
 
     With m nodes, the exact value minus the rule has the sign of f⁽²ᵐ⁾ for Gauss, of f⁽²ᵐ⁺¹⁾ for Gauss-Radau with a node
-    at the lower end, of −f⁽²ᵐ⁺¹⁾ at the upper end, and of −f⁽²ᵐ⁺²⁾ for Gauss-Lobatto with both.
+    at the lower end, of −f⁽²ᵐ⁺¹⁾ at the upper end, and of −f⁽²ᵐ⁾ for Gauss-Lobatto with both, which
+    keeps m − 1 free nodes.
 
     Parameters
     ----------

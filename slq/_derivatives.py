@@ -76,6 +76,8 @@ def _contradicts(f: Function, order: int, sign: int, low: float, high: float) ->
     if high <= low or values.shape != x.shape:
         return None
     for i in range(x.size - order):
+        if not np.isfinite(values[i : i + order + 1]).all():
+            continue
         at = x[i : i + order + 1]
         apart = at[:, None] - at + np.eye(order + 1)
         terms = values[i : i + order + 1] / apart.prod(axis=1)

@@ -29,10 +29,10 @@ EXACT, INTERLACING, BRACKET = "exact", "interlacing", "bracket"
 ESTIMATED, NESTED = "bracket with an estimated end", "nested difference"
 
 # Measured on eight spectra (n = 400), nine functions, 2 to 60 steps, 10 probes, 150 seeds. Of the 210 cells with a bias
-# of half a standard error and more, none misses in more than 8 % of the seeds and says `converged`, nor without a
-# warning; by the change of the mean alone 7 and 48 did (it warned from three standard errors). Of the sums with a bias
-# below a fiftieth of a standard error 10 % are called unconverged (2 % by the change alone).
-_SPREAD, _BEFORE, _GEOMETRIC = 2.0, 5.0, 10.0
+# of half a standard error and more, none misses in more than 8 % of the seeds and says `converged`, and one (a step, 40
+# steps) without a warning; by the change of the mean alone 7 and 48 did (it warned from three standard errors). Of the
+# sums with a bias below a fiftieth of a standard error 9 % are called unconverged (2 % by the change alone).
+_SPREAD, _BEFORE, _GEOMETRIC = 2.0, 3.0, 10.0
 
 
 class Truncation(NamedTuple):
@@ -125,7 +125,7 @@ def nested(measure: Coefficients, forms: np.ndarray, forms_of: Callable[[Coeffic
     """What the mean of the forms changes by when a fifth of the steps is dropped, and what that leaves to come.
 
     The largest of: the change, with its own sampling error, since it may vanish by chance; the change before that, up
-    to five times; what follows in a geometric sequence with these two, up to ten times.
+    to three times; what follows in a geometric sequence with these two, up to ten times.
     """
     shorter = measure.shorter
     if shorter is None:
