@@ -58,7 +58,7 @@ def spectral_sum(
     estimate = Estimate(
         value=float(factor * forms.mean()),
         stderr=None if stderr is None else float(factor * stderr),
-        truncation=factor * quadrature.error,
+        truncation=float(factor * quadrature.error),
         rounding=float(factor * max(rounding, quadrature.rounding) + noise),
         dof=float(dof),
         products=measure.products,

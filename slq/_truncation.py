@@ -32,7 +32,7 @@ ESTIMATED, NESTED = "bracket with an estimated end", "nested difference"
 # of half a standard error and more, none misses in more than 8 % of the seeds and says `converged`, and one (a step, 40
 # steps) without a warning; by the change of the mean alone 7 and 48 did (it warned from three standard errors). Of the
 # sums with a bias below a fiftieth of a standard error 9 % are called unconverged (2 % by the change alone).
-_SPREAD, _BEFORE, _GEOMETRIC = 2.0, 3.0, 10.0
+_SPREAD, _BEFORE, _GEOMETRIC = 2.0, 3.0, 5.0
 
 
 class Truncation(NamedTuple):
@@ -125,7 +125,7 @@ def nested(measure: Coefficients, forms: np.ndarray, forms_of: Callable[[Coeffic
     """What the mean of the forms changes by when a fifth of the steps is dropped, and what that leaves to come.
 
     The largest of: the change, with its own sampling error, since it may vanish by chance; the change before that, up
-    to three times; what follows in a geometric sequence with these two, up to ten times.
+    to three times; what follows in a geometric sequence with these two, up to five times.
     """
     shorter = measure.shorter
     if shorter is None:
@@ -137,7 +137,8 @@ def nested(measure: Coefficients, forms: np.ndarray, forms_of: Callable[[Coeffic
     steps_before = last - forms_of(shorter.shorter)
     before = _size(steps_before)
     to_come = change / (before / change - 1) if before > change else np.inf
-    return max(change, min(abs(float(steps_before.mean())), _BEFORE * change), min(to_come, _GEOMETRIC * change))
+    last_but_one = abs(float(steps_before.mean()))
+    return max(change, min(last_but_one, _BEFORE * change), min(to_come, _GEOMETRIC * change))
 
 
 def _size(changes: np.ndarray) -> float:
