@@ -13,6 +13,9 @@ from slq.errors import RequestError
 __all__ = ["Bracket", "Ends", "bracket", "checked_ends", "estimated_upper"]
 
 _EPS = 2.0**-52  # of the arithmetic here, whatever the products'
+# Measured on eight spectra (n = 400): with ten probes the estimate is below the largest eigenvalue in up to half of 150
+# seeds with 2 steps, in none with 3 to 40; with one probe in up to 1.7 % of 1500 seeds with 5 steps, in none with 10.
+_ENOUGH = 5  # steps for an estimated end
 _SHIFT = 2.0  # times `Coefficients.rounding`; see `_moved`
 _NEAR = 8 * _EPS  # of the norm: an end nearer to a Ritz value than this may be one in this arithmetic
 
@@ -109,7 +112,7 @@ def bracket(measure: Coefficients, f: Function, signs: Signs, ends: Ends, gauss:
     if lower is None and signs.above > -np.inf:
         return None
     estimated = signs.even == signs.odd and upper is None
-    if estimated:
+    if estimated and measure.num_steps >= _ENOUGH:
         upper = estimated_upper(measure)
     rules: list[tuple[float | None, float | None, int]]
     rules = [(lower, None, signs.odd)] if lower is not None else []

@@ -32,7 +32,7 @@ def summary(measure: Coefficients) -> str:
     below_zero = np.nextafter(-64 * measure.eps * measure.scale, -np.inf)  # and not by rounding
     lines += [f"trace: {_both(spectral_mean(measure, lambda t: t, n, degree=1))}"]
     if low > measure.rounding:
-        lines += [f"log-determinant, if no eigenvalue is negative: {_both(spectral_mean(measure, np.log, n))}"]
+        lines += [f"log-determinant (all Ritz values are positive): {_both(spectral_mean(measure, np.log, n))}"]
     lines += [f"eigenvalues below zero: {count(measure, -np.inf, below_zero)}"]
     return "\n".join(lines)
 
@@ -42,8 +42,5 @@ def _both(estimate: Estimate) -> str:
     if estimate.truncation_kind == "exact":
         return f"{estimate} by the probes; the steps add no error"
     said = str(estimate).partition(" (quadrature")[0]
-    verb = "is" if estimate.converged else "is not"
-    return (
-        f"{said} by the probes, about {estimate.truncation:.1g} by the steps ({estimate.truncation_kind}), which {verb} "
-        "small beside it"
-    )
+    mend = "" if estimate.converged else ": more steps"
+    return f"{said} by the probes, about {estimate.truncation:.1g} by the steps ({estimate.truncation_kind}){mend}"

@@ -53,7 +53,8 @@ def test_each_form_lies_in_its_bracket(name, f):
             if ends.lower is None and f is not np.expm1:
                 assert found is None  # two upper bounds, or two lower ones
                 continue
-            if found.estimated:
+            if f is np.expm1 and ends.upper is None:
+                assert found is None if num_steps < 5 else found.estimated
                 continue
             # A theorem up to rounding, which `rounding` bounds.
             assert (found.low - found.rounding <= exact(f)).all()
@@ -142,7 +143,7 @@ def test_singular_values_have_none():
 
 
 def test_the_upper_end_is_estimated_for_exp_alone():
-    measure, exact = run(SPECTRA["uniform"], 4)
+    measure, exact = run(SPECTRA["uniform"], 5)
     found = bracketed(measure, np.exp, Ends())
     assert found.estimated
     assert estimated_upper(measure) >= 3.0
@@ -169,3 +170,13 @@ def test_bounds_that_ritz_values_contradict_are_refused():
     with pytest.raises(RequestError, match=r"upper=2 is said to be above all eigenvalues.*use a larger bound"):
         measure.logdet(lower=0.5, upper=2)
     measure.trace(np.sqrt, lower=1.0, upper=3.0)  # rounding is no contradiction
+
+
+@pytest.mark.parametrize("num_steps", [3, 5, 20])
+def test_the_estimate_of_ten_probes_is_above_all_eigenvalues(num_steps):
+    # No theorem. Measured on eight spectra, 150 seeds: never below with 3 steps or more; with 2 in up to half of them.
+    for eigenvalues in SPECTRA.values():
+        A = slq.aslinearoperator(lambda x, d=eigenvalues: x * d, like=eigenvalues, batched=True)
+        for seed in range(10):
+            measure = slq.spectral_measure(A, num_probes=10, num_steps=num_steps, rng=seed, check=False)
+            assert estimated_upper(measure) >= eigenvalues.max() * (1 - 1e-14)
