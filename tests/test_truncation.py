@@ -79,6 +79,13 @@ def test_the_kind_says_how_the_error_was_found(f, options, kind):
     assert low <= exact <= high
 
 
+def test_one_call_takes_the_same_knowledge():
+    A, options = np.diag(uniform(40)), {"num_probes": 2, "num_steps": 6}
+    assert slq.logdet(A, lower=0.9, upper=3.1, **options).truncation_kind == "bracket"
+    estimate = slq.spectral_sum(A, lambda t: t**-0.5, derivatives=(1, -1), lower=0.9, upper=3.1, **options)
+    assert estimate.truncation_kind == "bracket"
+
+
 def test_other_questions_say_it_too():
     (measure,) = runs(uniform(N), 5, 1)
     assert measure.logdet().truncation_kind == "nested difference"
