@@ -31,7 +31,8 @@ ESTIMATED, NESTED = "bracket with an estimated end", "nested difference"
 # Measured on eight spectra (n = 400), nine functions, 2 to 60 steps, 10 probes, 150 seeds. Of the 210 cells with a bias
 # of half a standard error and more, none misses in more than 8 % of the seeds and says `converged`, and one (a step, 40
 # steps) without a warning; by the change of the mean alone 7 and 48 did (it warned from three standard errors). Of the
-# sums with a bias below a fiftieth of a standard error 9 % are called unconverged (2 % by the change alone).
+# sums with a bias below a fiftieth of a standard error 9 % are called unconverged (2 % by the change alone). Chosen on
+# these seeds; on fresh ones, and on five other spectra, the same (docs/theory-errors.md).
 _SPREAD, _BEFORE, _GEOMETRIC = 2.0, 3.0, 5.0
 
 
