@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from slq import _distribution, _logdet, _outliers, _questions, _smoothed
-from slq._coefficients import Coefficients
+from slq import _distribution, _logdet, _outliers, _questions, _smoothed, _truncation
+from slq._bands import Bands
 from slq._estimate import Density, Estimate
 from slq._functions import Function
 from slq._kernels import Kernel
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Answers(Coefficients):
+class Answers(Bands):
     """The questions that coefficients answer: free, as often as wanted."""
 
     # Sums over the spectrum
@@ -46,27 +46,44 @@ class Answers(Coefficients):
         """
         return _questions.quadratic_forms(self, f)
 
-    def trace(self, f: Function | None = None) -> Estimate:
+    def trace(
+        self,
+        f: Function | None = None,
+        *,
+        derivatives: tuple[int, int] | None = None,
+        lower: float | None = None,
+        upper: float | None = None,
+    ) -> Estimate:
         """Estimate tr f(A); without `f`, tr A.
 
         Parameters
         ----------
         f : callable, optional
             As for `quadratic_forms`.
+        derivatives : (int, int), optional
+            The signs, +1 or −1, of the even and of the odd derivatives of f on the spectrum, from the second on:
+            ``(-1, 1)`` as log and sqrt have them, ``(1, -1)`` as 1/t, ``(1, 1)`` as exp. With bounds of the spectrum
+            they bracket the quadrature error. Known of NumPy's log, log2, log10, log1p, sqrt, cbrt, reciprocal, exp,
+            exp2, expm1 and of `scipy.special.entr`.
+        lower, upper : float, optional
+            Numbers that no eigenvalue is below or above. The bracket needs `lower` where the two signs differ; where
+            they agree, `upper`, which is estimated if it is not given.
 
         Returns
         -------
         Estimate
+            Its ``truncation_kind`` says whether the quadrature error is a bound.
 
         Raises
         ------
         RequestError
-            If this is the measure of given vectors, or f is not finite on the spectrum.
+            If this is the measure of given vectors, f is not finite on the spectrum, Ritz values lie beyond a bound, or
+            differences of f or the bracket contradict the signs.
 
         Warns
         -----
         QuadratureWarning
-            If the quadrature error is more than three times the sampling error: too few steps.
+            If the quadrature error is larger than the sampling error: too few steps.
         HeavyTailWarning
             If so few eigenvalues carry the answer that its interval can miss its level.
         PrecisionWarning
@@ -79,16 +96,22 @@ class Answers(Coefficients):
         self._require_trace("trace(f)")
         if f is None:
             return _heard(_questions.spectral_sum(self, lambda t: t, float(self.n), degree=1))
-        return _heard(_questions.spectral_sum(self, f, float(self.n)))
+        prior = _truncation.prior(self, f, derivatives, lower, upper)
+        return _heard(_questions.spectral_sum(self, f, float(self.n), prior=prior))
 
-    def logdet(self, *, lower: float | None = None, allow_singular: bool = False) -> Estimate:
+    def logdet(
+        self, *, lower: float | None = None, upper: float | None = None, allow_singular: bool = False
+    ) -> Estimate:
         """Estimate log det A of a positive definite A.
 
         Parameters
         ----------
         lower : float, optional
             A positive number that is known to be below all eigenvalues, as for a regularised matrix. Ritz values that
-            rounding moved below it are moved to it; more than rounding explains is an error.
+            rounding moved below it are moved to it; more than rounding explains is an error. It makes the quadrature
+            error a bracket, a bound.
+        upper : float, optional
+            A number that no eigenvalue is above, which can narrow the bracket.
         allow_singular : bool
             Give −∞ instead of an error where a Ritz value cannot be told from zero.
 
@@ -103,7 +126,7 @@ class Answers(Coefficients):
         SingularError
             If a Ritz value cannot be told from zero: its logarithm would have no correct digit.
         RequestError
-            If this is the measure of given vectors, or `lower` is not positive or above Ritz values.
+            If this is the measure of given vectors, `lower` is not positive, or Ritz values lie beyond a bound.
 
         Warns
         -----
@@ -113,7 +136,7 @@ class Answers(Coefficients):
             As for `trace`.
         """
         self._require_trace("logdet()")
-        return _heard(_logdet.logdet(self, lower, allow_singular))
+        return _heard(_logdet.logdet(self, lower, allow_singular, upper))
 
     def moment(self, p: int) -> Estimate:
         """Estimate the p-th moment tr(Aᵖ)/n; without quadrature error if p ≤ 2m − 1 (singular values: even p ≤ 4m − 2).

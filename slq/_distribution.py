@@ -8,9 +8,10 @@ import numpy as np
 from slq._coefficients import Coefficients
 from slq._estimate import Estimate
 from slq._questions import nested_difference
+from slq._truncation import EXACT, INTERLACING, NESTED
 from slq.errors import RequestError
 
-__all__ = ["cdf", "count", "histogram", "quantile"]
+__all__ = ["cdf", "count", "histogram", "interlacing_bounds", "quantile"]
 
 
 def cdf(measure: Coefficients, x: Any) -> Estimate:
@@ -30,6 +31,7 @@ def cdf(measure: Coefficients, x: Any) -> Estimate:
         dof=dof,
         products=measure.products,
         bounds=(0.0, 1.0),
+        truncation_kind=_kind(measure),
     )
 
 
@@ -81,6 +83,7 @@ def _masses(
         dof=give(np.broadcast_to(dof, value.shape)),
         products=measure.products,
         bounds=(0.0, factor),
+        truncation_kind=_kind(measure),
     )
 
 
@@ -88,6 +91,12 @@ def _variance(measure: Coefficients, loose: np.ndarray) -> Any:
     """What the sampling error rests on: that of an indicator function, over the weights that are random."""
     part = loose.mean(axis=0)
     return measure.sampling.variance(measure.random_weights.sum(axis=1).mean(), part, part)
+
+
+def _kind(measure: Coefficients) -> str:
+    if measure.exact.all():
+        return EXACT
+    return NESTED if measure.is_block or measure.deflated else INTERLACING
 
 
 def _mass_below(measure: Coefficients, x: np.ndarray, *, strictly: bool = False, loose: bool = False) -> np.ndarray:
@@ -114,7 +123,7 @@ def _bounds(measure: Coefficients, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
     and wide: there, the loose nodes within whose residuals x lies, and what a fifth of the steps changes, are doubtful.
     Measured on six spectra at 100 points, for the same probes: the sum is above the error in all cases.
     """
-    lower, upper = _interlacing_bounds(measure, x)
+    lower, upper = interlacing_bounds(measure, x)
     if not (measure.is_block or measure.deflated):
         return lower, upper
     value = _mass_below(measure, x).mean(axis=0)
@@ -130,7 +139,7 @@ def _mass_around(measure: Coefficients, x: np.ndarray) -> np.ndarray:
     return mass / measure.num_probes
 
 
-def _interlacing_bounds(measure: Coefficients, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interlacing_bounds(measure: Coefficients, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means over the probes of the bounds that interlacing sets to each probe's own distribution function.
 
     Nodes of exact mass are sure; of b probes that share their nodes, b nodes together separate the mass.
@@ -159,7 +168,10 @@ def quantile(measure: Coefficients, q: Any) -> Estimate:
         None if error is None else ((_inverse_cdf(measure, q + error) - _inverse_cdf(measure, q - error)) / 2)[()]
         for error in (at.stderr, at.truncation)
     )
-    return Estimate(value[()], stderr, truncation, 4 * measure.eps * measure.scale, at.dof, measure.products)
+    rounding = 4 * measure.eps * measure.scale
+    return Estimate(
+        value[()], stderr, truncation, rounding, at.dof, measure.products, truncation_kind=at.truncation_kind
+    )
 
 
 def _inverse_cdf(measure: Coefficients, q: np.ndarray) -> np.ndarray:

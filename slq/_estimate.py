@@ -76,7 +76,11 @@ class Estimate:
         Standard error from the random probes; None if it cannot be known (one probe that is not a sphere probe, or
         probes that depend on each other).
     truncation : float or array
-        Estimated quadrature error from the finite number of Lanczos steps: the change against four fifths of the steps.
+        Quadrature error from the finite number of Lanczos steps.
+    truncation_kind : str
+        How it was found: ``"exact"`` (none), ``"bracket"`` (a bound, from rules on both sides of the truth),
+        ``"bracket with an estimated end"`` (of the spectrum), ``"interlacing"`` (a bound), or ``"nested difference"``
+        (an estimate, from the change when steps are dropped).
     rounding : float or array
         A floor for the error, from the precision of the products; it includes what f makes of eigenvalues that rounding
         cannot tell from zero.
@@ -99,6 +103,7 @@ class Estimate:
     dof: Any
     products: int
     bounds: tuple[float, float] = (-np.inf, np.inf)
+    truncation_kind: str = "nested difference"
 
     def interval(self, confidence: float = 0.95) -> tuple[Any, Any]:
         """Lower and upper end: sampling quantile, plus quadrature error, plus rounding.
@@ -144,7 +149,12 @@ class Estimate:
             return f"{self.value:g}"
         error = None if self.stderr is None else max(self.stderr, self.rounding)
         text = f"{self.value:.6g} ± ?" if error is None else _with_error(self.value, error)
-        return text if self.converged else f"{text} (quadrature ± {self.truncation:.2g}: more steps)"
+        return text if self.converged else f"{text} (quadrature {self._quadrature()}: more steps)"
+
+    def _quadrature(self) -> str:
+        """The quadrature error in words: a bound, or an estimate."""
+        bound = self.truncation_kind in ("bracket", "interlacing")
+        return f"{'≤' if bound else '±'} {self.truncation:.2g}"
 
 
 def _with_error(value: float, error: float) -> str:

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from slq._brackets import Ends, checked_ends
 from slq._coefficients import Coefficients
+from slq._derivatives import LOG
 from slq._estimate import Estimate
 from slq._questions import spectral_sum
+from slq._truncation import EXACT, Prior
 from slq.errors import NotPositiveDefiniteError, PrecisionWarning, RequestError, SingularError, SlqWarning
 
 __all__ = ["logdet"]
@@ -15,10 +18,13 @@ __all__ = ["logdet"]
 _VISIBLE = 1e-2
 
 
-def logdet(measure: Coefficients, lower: float | None, allow_singular: bool) -> tuple[Estimate, list[SlqWarning]]:
+def logdet(
+    measure: Coefficients, lower: float | None, allow_singular: bool, upper: float | None = None
+) -> tuple[Estimate, list[SlqWarning]]:
     """Log-determinant, and the reservations about it."""
+    upper = checked_ends(measure, None, upper).upper
     if lower is not None:
-        return _above(measure, _positive(lower))
+        return _above(measure, _positive(lower), upper)
     low, about = _smallest(measure)
     if low < -measure.rounding:
         raise NotPositiveDefiniteError(
@@ -30,7 +36,7 @@ def logdet(measure: Coefficients, lower: float | None, allow_singular: bool) -> 
         return spectral_sum(measure, np.log, float(measure.n))
     if allow_singular:
         # One eigenvalue zero is enough, whatever the others: no probe and no step more would change that.
-        return Estimate(-np.inf, 0.0, 0.0, 0.0, np.inf, measure.products), []
+        return Estimate(-np.inf, 0.0, 0.0, 0.0, np.inf, measure.products, truncation_kind=EXACT), []
     raise SingularError(
         f"logdet met the Ritz value {_described(about)}, which rounding ({measure.rounding:.3g} for this precision and "
         "norm) cannot tell from zero; add a shift, use products of higher precision, pass lower= if you know a "
@@ -47,10 +53,13 @@ def _positive(lower: Any) -> float:
     return float(lower)
 
 
-def _above(measure: Coefficients, lower: float) -> tuple[Estimate, list[SlqWarning]]:
+def _above(measure: Coefficients, lower: float, upper: float | None) -> tuple[Estimate, list[SlqWarning]]:
     """The log-determinant of an operator whose eigenvalues are known to be >= `lower`."""
     _require_above(measure, lower)
-    estimate, reservations = spectral_sum(measure, lambda t: np.log(np.maximum(t, lower)), float(measure.n))
+    bracketed = Prior(Ends(lower, upper), LOG)
+    estimate, reservations = spectral_sum(
+        measure, lambda t: np.log(np.maximum(t, lower)), float(measure.n), prior=bracketed
+    )
     below = (measure.nodes < lower) & (measure.weights > 0)
     if not below.any():
         return estimate, reservations

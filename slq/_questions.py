@@ -9,6 +9,7 @@ from slq import _reliability
 from slq._coefficients import Coefficients
 from slq._estimate import Estimate
 from slq._functions import Function, evaluate, tolerant
+from slq._truncation import EXACT, NOTHING, Prior, Truncation, truncation
 from slq.errors import SlqWarning
 
 __all__ = ["nested_difference", "quadratic_forms", "shares", "spectral_mean", "spectral_sum"]
@@ -39,9 +40,9 @@ def spectral_mean(measure: Coefficients, f: Function, factor: float, degree: int
 
 
 def spectral_sum(
-    measure: Coefficients, f: Function, factor: float, degree: int | None = None
+    measure: Coefficients, f: Function, factor: float, degree: int | None = None, prior: Prior = NOTHING
 ) -> tuple[Estimate, list[SlqWarning]]:
-    """`spectral_mean`, and the reservations about it."""
+    """`spectral_mean`, and the reservations about it; `prior` may bring a bracket of its quadrature error."""
     values = _values_at_nodes(measure, f)
     unit = 2.0 ** np.frexp(np.abs(values).max())[1]  # squares of extreme values stay finite
     values, factor = values / unit, factor * unit
@@ -54,21 +55,27 @@ def spectral_sum(
     centred = np.where(loose > 0, values - centre, 0.0)
     variance = measure.sampling.variance(total, 0.0, (loose * centred**2).sum(axis=1).mean())
     stderr, dof = measure.sampling.error(forms, variance)
-    value = factor * forms.mean()
+    # Fewer steps know fewer exact masses, which would change the answer more than the quadrature does.
+    seen = measure.undeflated
+    scales = 1.0 if measure.sampler == "fixed" else measure.squared_norms / measure.n
 
-    def question(shorter: Coefficients) -> Any:
-        masses = 1.0 if shorter.sampler == "fixed" else shorter.squared_norms / shorter.n
-        return factor * (masses * (shorter.weights * _values_at_nodes(shorter, f) / unit).sum(axis=1)).mean()
+    def forms_of(part: Coefficients) -> np.ndarray:
+        return scales * (part.weights * _values_at_nodes(part, f) / unit).sum(axis=1)
 
-    exact = degree is not None and _integrates(measure, degree)
+    if degree is not None and _integrates(measure, degree):
+        quadrature = Truncation(0.0, EXACT)
+    else:
+        quadrature = truncation(seen, lambda t: np.asarray(f(t)) / unit, forms_of(seen), forms_of, scales, prior)
     noise = float(factor * np.mean(masses * _variation_within_rounding(measure, f, values, unit)))
+    rounding = 4 * measure.eps * (measure.weights * np.abs(values)).sum(axis=1).mean()
     estimate = Estimate(
-        value=float(value),
+        value=float(factor * forms.mean()),
         stderr=None if stderr is None else float(factor * stderr),
-        truncation=0.0 if exact else nested_difference(measure, question, value),
-        rounding=float(4 * measure.eps * factor * (measure.weights * np.abs(values)).sum(axis=1).mean() + noise),
+        truncation=float(factor * quadrature.error),
+        rounding=float(factor * max(rounding, quadrature.rounding) + noise),
         dof=float(dof),
         products=measure.products,
+        truncation_kind=quadrature.kind,
     )
     # A function that varies no faster near zero than over the spectrum makes nothing worse of rounding.
     ordinary = factor * 2 * 16 * measure.eps * np.abs(values).max()

@@ -245,7 +245,15 @@ def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) ->
     return concatenate([measure, more.deflate() if measure.deflated else more])
 
 
-def spectral_sum(A: Any, f: Callable[[np.ndarray], Any], **options: Any) -> Estimate:
+def spectral_sum(
+    A: Any,
+    f: Callable[[np.ndarray], Any],
+    *,
+    derivatives: tuple[int, int] | None = None,
+    lower: float | None = None,
+    upper: float | None = None,
+    **options: Any,
+) -> Estimate:
     """Estimate tr f(A) of a symmetric or Hermitian operator.
 
     Parameters
@@ -254,6 +262,8 @@ def spectral_sum(A: Any, f: Callable[[np.ndarray], Any], **options: Any) -> Esti
         Anything that `aslinearoperator` takes.
     f : callable
         Acts element by element on a NumPy array of Ritz values.
+    derivatives, lower, upper
+        See `SpectralMeasure.trace`.
     **options
         Those of `spectral_measure`; keep a measure instead to ask it several questions.
 
@@ -267,17 +277,24 @@ def spectral_sum(A: Any, f: Callable[[np.ndarray], Any], **options: Any) -> Esti
         What `spectral_measure` and `SpectralMeasure.trace` raise. What f returns is looked at before the first product.
     """
     try_function(f)
-    return spectral_measure(A, **options).trace(f)
+    return spectral_measure(A, **options).trace(f, derivatives=derivatives, lower=lower, upper=upper)
 
 
-def logdet(A: Any, *, lower: float | None = None, allow_singular: bool = False, **options: Any) -> Estimate:
+def logdet(
+    A: Any,
+    *,
+    lower: float | None = None,
+    upper: float | None = None,
+    allow_singular: bool = False,
+    **options: Any,
+) -> Estimate:
     """Estimate log det A of a positive definite operator.
 
     Parameters
     ----------
     A : operator
         Anything that `aslinearoperator` takes.
-    lower, allow_singular
+    lower, upper, allow_singular
         See `SpectralMeasure.logdet`.
     **options
         Those of `spectral_measure`.
@@ -297,4 +314,4 @@ def logdet(A: Any, *, lower: float | None = None, allow_singular: bool = False, 
     >>> round(float(logdet(4 * np.eye(10), num_steps=5)), 6)  # 10 log 4
     13.862944
     """
-    return spectral_measure(A, **options).logdet(lower=lower, allow_singular=allow_singular)
+    return spectral_measure(A, **options).logdet(lower=lower, upper=upper, allow_singular=allow_singular)

@@ -4,6 +4,7 @@ import numpy as np
 
 from slq._coefficients import Coefficients
 from slq._distribution import count
+from slq._estimate import Estimate
 from slq._questions import spectral_mean
 
 __all__ = ["summary"]
@@ -29,6 +30,17 @@ def summary(measure: Coefficients) -> str:
         lines += [f"sum of their squares: {squares}"]
         return "\n".join(lines)
     below_zero = np.nextafter(-64 * measure.eps * measure.scale, -np.inf)  # and not by rounding
-    lines += [f"trace: {spectral_mean(measure, lambda t: t, n, degree=1)}"]
+    lines += [f"trace: {_both(spectral_mean(measure, lambda t: t, n, degree=1))}"]
+    if low > measure.rounding:
+        lines += [f"log-determinant (all Ritz values are positive): {_both(spectral_mean(measure, np.log, n))}"]
     lines += [f"eigenvalues below zero: {count(measure, -np.inf, below_zero)}"]
     return "\n".join(lines)
+
+
+def _both(estimate: Estimate) -> str:
+    """An estimate with both its errors in words."""
+    if estimate.truncation_kind == "exact":
+        return f"{estimate} by the probes; the steps add no error"
+    said = str(estimate).partition(" (quadrature")[0]
+    mend = "" if estimate.converged else ": more steps"
+    return f"{said} by the probes, about {estimate.truncation:.1g} by the steps ({estimate.truncation_kind}){mend}"

@@ -82,6 +82,7 @@ def test_median_error_over_seeds_is_as_promised(exact):
         assert m.support[1] == pytest.approx(eigenvalues[-1], rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore::slq.errors.QuadratureWarning")  # few steps
 @pytest.mark.filterwarnings("ignore::slq.errors.HeavyTailWarning")  # two probes
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_run_writes_measure_figure_and_page(tmp_path, backend):
@@ -107,6 +108,7 @@ def test_run_writes_measure_figure_and_page(tmp_path, backend):
     assert result.seconds_of_products > 0
 
 
+@pytest.mark.filterwarnings("ignore::slq.errors.QuadratureWarning")  # few steps
 @pytest.mark.filterwarnings("ignore::slq.errors.HeavyTailWarning")  # one probe
 def test_few_steps_find_no_ten_outliers_and_say_so(tmp_path):
     result = demo.run(tmp_path, num_probes=1, num_steps=4)

@@ -33,10 +33,9 @@ def test_the_trace_of_f_is_the_mean_of_the_quadratic_forms():
     assert FULL.trace().value == pytest.approx(FULL.trace(lambda t: t).value)
 
 
-def test_the_quadrature_error_is_the_change_against_four_fifths_of_the_steps():
-    estimate = SHORT.trace(np.abs)
-    assert estimate.truncation == pytest.approx(abs(estimate.value - SHORT.truncate(8).trace(np.abs).value))
-    assert estimate.truncation > 0
+def test_the_quadrature_error_is_at_least_the_change_against_four_fifths_of_the_steps():
+    estimate, shorter = (spectral_mean(m, np.abs, 24.0) for m in (SHORT, SHORT.truncate(8)))
+    assert estimate.truncation >= abs(estimate.value - shorter.value) > 0
 
 
 def test_gaussian_probes_weigh_with_their_lengths():
