@@ -34,8 +34,8 @@ class Bands(Coefficients):
         Raises
         ------
         RequestError
-            If the probes are not sphere probes or share a space, this is a measure of singular values, x contains NaN, or the confidence
-            is not strictly between 0 and 1.
+            If the probes are not sphere probes or share a space, this is a measure of singular values, x contains NaN,
+            or the confidence is not strictly between 0 and 1.
 
         References
         ----------

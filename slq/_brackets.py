@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slq._coefficients import Coefficients
-from slq._derivatives import Signs
 from slq._functions import Function
 from slq._quadrature import gauss_rules
+from slq._signs import Signs
 from slq.errors import RequestError
 
 __all__ = ["Bracket", "Ends", "bracket", "checked_ends", "estimated_upper"]

@@ -6,9 +6,9 @@ import numpy as np
 
 from slq._brackets import Ends, checked_ends
 from slq._coefficients import Coefficients
-from slq._derivatives import LOG
 from slq._estimate import Estimate
 from slq._questions import spectral_sum
+from slq._signs import LOG
 from slq._truncation import EXACT, Prior
 from slq.errors import NotPositiveDefiniteError, PrecisionWarning, RequestError, SingularError, SlqWarning
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from slq._brackets import Ends, bracket, checked_ends
 from slq._coefficients import Coefficients
-from slq._derivatives import Signs, declared, known
 from slq._functions import Function, tolerant
+from slq._signs import Signs, declared, known
 from slq.errors import RequestError
 
 __all__ = [

@@ -8,8 +8,8 @@ from scipy import special
 
 import slq
 from slq._brackets import Ends, _with_ends, bracket, estimated_upper
-from slq._derivatives import Signs, known
 from slq._questions import quadratic_forms
+from slq._signs import Signs, known
 from slq.errors import GhostWarning, RequestError
 from tests.problems import hessian_like, indefinite, measure_of, problem, strakos, uniform
 

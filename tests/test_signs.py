@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from slq._derivatives import declared, known
+from slq._signs import declared, known
 from slq.errors import RequestError
 
 KNOWN = [
