@@ -7,6 +7,7 @@ from slq._drivers import register_driver
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
 from slq._golub_kahan import Bidiagonal, golub_kahan
+from slq._gradients import SpectralSumGradient, spectral_sum_gradient
 from slq._gram import gram
 from slq._imported import from_quadrature, from_tridiagonals
 from slq._lanczos import Tridiagonal, lanczos
@@ -33,6 +34,7 @@ __all__ = [
     "SlqError",
     "SlqWarning",
     "SpectralMeasure",
+    "SpectralSumGradient",
     "Tridiagonal",
     "__version__",
     "add",
@@ -63,6 +65,7 @@ __all__ = [
     "spectral_measure",
     "spectral_measures",
     "spectral_sum",
+    "spectral_sum_gradient",
     "sphere",
     "steinhaus",
     "to_scipy",
