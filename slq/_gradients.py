@@ -13,6 +13,7 @@ from slq._coefficients import Coefficients
 from slq._derivatives import slopes
 from slq._estimate import Estimate
 from slq._functions import Function, evaluate, try_function
+from slq._ghosts import ghost_warning
 from slq._logdet import logdet
 from slq._measure import SpectralMeasure
 from slq._memory import require
@@ -170,6 +171,9 @@ def spectral_sum_gradient(
     batches = Batches(products, source, run, reorthogonalize=full)
     batches.add_all(rows, progress)
     measure = batches.measure()
+    ghosts = None if full else ghost_warning(measure)
+    if ghosts is not None:
+        warnings.warn(ghosts, stacklevel=2)
     warn_if_clipped(measure, asked, num_steps)
     return SpectralSumGradient(_value(measure, f), mean.value(), mean.stderr() if stderr else None)
 
