@@ -35,6 +35,7 @@ def test_values_and_gradients_are_the_same(name, reorthogonalize):
     value = slq_torch.spectral_sum(K, of_torch, **options)
     (gradient,) = torch.autograd.grad(value, theta)
     found = jax.jit(jax.value_and_grad(estimate))(jnp.asarray(THETA))
-    # Ten steps: before a Ritz value has converged to rounding, which then decides the next ones. Measured 4e-13.
+    # Ten steps: before a Ritz value has converged to rounding, which then decides the next ones. Measured 1e-11 without
+    # reorthogonalisation, 7e-15 with it.
     np.testing.assert_allclose(found[0], value.item(), rtol=1e-10)
     np.testing.assert_allclose(found[1], gradient.numpy(), rtol=1e-10)
