@@ -10,6 +10,7 @@ from slq._eigen import Eigenpairs, eigenpairs
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
 from slq._golub_kahan import Bidiagonal, golub_kahan
+from slq._gradients import SpectralSumGradient, spectral_sum_gradient
 from slq._gram import gram
 from slq._imported import from_quadrature, from_tridiagonals
 from slq._lanczos import Tridiagonal, lanczos
@@ -39,6 +40,7 @@ __all__ = [
     "SlqError",
     "SlqWarning",
     "SpectralMeasure",
+    "SpectralSumGradient",
     "Tridiagonal",
     "__version__",
     "add",
@@ -72,6 +74,7 @@ __all__ = [
     "spectral_measure",
     "spectral_measures",
     "spectral_sum",
+    "spectral_sum_gradient",
     "sphere",
     "steinhaus",
     "to_scipy",

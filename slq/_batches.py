@@ -65,6 +65,7 @@ class Batches:
         self._probes: list[int] = []
         self._runs: list[Any] = []
         self._norms: list[np.ndarray] = []
+        self.squared_norms = np.empty(0)  # of the probes that are under way
 
     def add_all(self, rows: int, progress: Callable[[int, int], None] | None) -> None:
         """Run all probes of the source, `rows` together."""
@@ -95,7 +96,7 @@ class Batches:
         """Run the probes number low to high; what is lost with an error, and what is not, is told by the error."""
         A = self._products.operator
         v, lengths = start(A, self._source.draw(A, low, high))
-        norms = self._source.squared_norms(A.shape[0], lengths)
+        norms = self.squared_norms = self._source.squared_norms(A.shape[0], lengths)
         self._products.first_row = low
         try:
             done = self._run(v, progress)

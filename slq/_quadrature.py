@@ -5,7 +5,14 @@ from scipy.linalg import eigh_tridiagonal, svd
 
 from slq.errors import RequestError
 
-__all__ = ["gauss_rules", "golub_welsch", "run_lengths", "singular_rules", "singular_run_lengths"]
+__all__ = [
+    "gauss_rules",
+    "golub_welsch",
+    "run_lengths",
+    "singular_rules",
+    "singular_run_lengths",
+    "tridiagonal_eigenpairs",
+]
 
 
 def run_lengths(beta: np.ndarray) -> np.ndarray:
@@ -60,7 +67,7 @@ def gauss_rules(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     nodes, weights, residuals = np.empty_like(alpha), np.zeros_like(alpha), np.zeros_like(alpha)
     for i, length in enumerate(run_lengths(beta)):
-        nodes[i, :length], vectors = _eigh_tridiagonal(alpha[i, :length], beta[i, : length - 1])
+        nodes[i, :length], vectors = tridiagonal_eigenpairs(alpha[i, :length], beta[i, : length - 1])
         nodes[i, length:] = nodes[i, length - 1]
         weights[i, :length] = vectors[0] ** 2
         residuals[i, :length] = beta[i, length - 1] * np.abs(vectors[-1])
@@ -90,7 +97,7 @@ def singular_rules(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.
     return nodes, weights, residuals
 
 
-def _eigh_tridiagonal(diagonal: np.ndarray, off_diagonal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tridiagonal_eigenpairs(diagonal: np.ndarray, off_diagonal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scaled, beside, exponent = _of_order_one(diagonal, off_diagonal)
     nodes, vectors = eigh_tridiagonal(scaled, beside)
     return np.ldexp(nodes, exponent), vectors

@@ -1,4 +1,4 @@
-"""slq/_derivatives.py: the signs of derivatives, known or declared."""
+"""slq/_signs.py: the signs of derivatives, known or declared."""
 
 import numpy as np
 import pytest

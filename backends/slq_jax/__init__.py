@@ -2,6 +2,7 @@
 
 import slq
 from slq_jax import _driver
+from slq_jax._autograd import logdet, spectral_sum
 from slq_jax._covariance import GradientCovarianceOperator, gradient_covariance_operator
 from slq_jax._differentiable import lanczos, quadratic_forms
 from slq_jax._ggn import GaussNewtonOperator, fisher_operator, ggn_operator
@@ -27,7 +28,9 @@ __all__ = [
     "hessian_operator",
     "lanczos",
     "layer_operators",
+    "logdet",
     "quadratic_forms",
+    "spectral_sum",
 ]
 
 slq.register_driver("jax", _driver.lanczos)

@@ -13,7 +13,7 @@ from slq.errors import DtypeError, RequestError, ShapeError
 from slq_jax._hoisted import array, hoist, no_second_derivative
 from slq_jax._quadratic_forms import quadratic_forms
 
-__all__ = ["lanczos", "quadratic_forms"]
+__all__ = ["combine", "count", "dot", "lanczos", "operator", "quadratic_forms", "run", "start_vectors"]
 
 
 class Coefficients(NamedTuple):
@@ -91,26 +91,26 @@ def lanczos(matvec: Any, V: jax.Array, num_steps: int, *, reorthogonalize: bool 
     >>> bool(jnp.isfinite(jax.jit(jax.grad(loss))(-2.0)))
     True
     """
-    num_steps = _count(num_steps)
+    num_steps = count(num_steps)
     if not isinstance(reorthogonalize, bool | np.bool_):
         raise RequestError(f"reorthogonalize= expects True or False, got {reorthogonalize!r}; use slq.lanczos for more")
-    V = _start_vectors(V)
-    product, arrays, fixed, dtype = _operator(matvec, V)
+    V = start_vectors(V)
+    product, arrays, fixed, dtype = operator(matvec, V)
     rows = jnp.atleast_2d(V).astype(dtype)
     rows = rows / jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1, keepdims=True))  # squares of extremes: finite
-    rows = rows / jnp.sqrt(_dot(rows, rows))[:, None]
+    rows = rows / jnp.sqrt(dot(rows, rows))[:, None]
     alpha, beta = _coefficients(product, num_steps, bool(reorthogonalize), arrays, fixed, rows)
     return Coefficients(alpha, beta) if V.ndim == 2 else Coefficients(alpha[0], beta[0])
 
 
-def _count(value: Any) -> int:
+def count(value: Any) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         hint = "; mark it static in jax.jit" if isinstance(value, jax.core.Tracer) else ""
         raise RequestError(f"num_steps= expects an integer >= 1, got {value!r}{hint}")
     return int(value)
 
 
-def _start_vectors(V: Any) -> jax.Array:
+def start_vectors(V: Any) -> jax.Array:
     """V as an array of one or two dimensions whose rows have a direction, as far as that is known."""
     V = array("V", V)
     if V.ndim not in (1, 2) or 0 in V.shape:
@@ -123,7 +123,7 @@ def _start_vectors(V: Any) -> jax.Array:
     return V
 
 
-def _operator(matvec: Any, V: jax.Array) -> tuple[Callable, list[Any], list[Any], Any]:
+def operator(matvec: Any, V: jax.Array) -> tuple[Callable, list[Any], list[Any], Any]:
     """A product (arrays, fixed, (k, n) block) -> (k, n), what of its arrays has gradients, the rest, and the dtype."""
     n = V.shape[-1]
     matvec = getattr(matvec, "matvec", matvec)
@@ -155,18 +155,18 @@ def _times(arrays: list[Any], fixed: list[Any], block: jax.Array) -> jax.Array:
     return block @ arrays[0].T
 
 
-def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
+def dot(x: jax.Array, y: jax.Array) -> jax.Array:
     """The real part of ⟨x, y⟩, row by row."""
     return jnp.sum(x.conj() * y, axis=-1).real
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _coefficients(product: Callable, num_steps: int, full: bool, arrays: Any, fixed: Any, rows: jax.Array) -> Any:
-    return _run(product, num_steps, full, full, arrays, fixed, rows)[0]
+    return run(product, num_steps, full, full, arrays, fixed, rows)[0]
 
 
 def _forward(product: Callable, num_steps: int, full: bool, arrays: Any, fixed: Any, rows: jax.Array) -> Any:
-    coefficients, basis = _run(product, num_steps, full, True, arrays, fixed, rows)
+    coefficients, basis = run(product, num_steps, full, True, arrays, fixed, rows)
     return coefficients, (arrays, fixed, basis, coefficients)
 
 
@@ -180,40 +180,49 @@ def _backward(product: Callable, num_steps: int, full: bool, kept: Any, cotangen
 _coefficients.defvjp(_forward, _backward)
 
 
-def _run(
-    product: Callable, num_steps: int, full: bool, keep: bool, arrays: Any, fixed: Any, rows: jax.Array
+def run(
+    product: Callable,
+    num_steps: int,
+    full: bool,
+    keep: bool,
+    arrays: Any,
+    fixed: Any,
+    rows: jax.Array,
+    components: jax.Array | None = None,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """Alpha and beta, (k, m) each, and the (k, m + 1, n) basis if `keep`."""
+    """Alpha and beta, (k, m) each, and the (k, m + 1, n) basis if `keep`, else Σⱼ components[:, j] vⱼ."""
     k, n = rows.shape
+    total = None if components is None else jnp.zeros_like(rows)
     basis = jnp.zeros((k, num_steps + 1, n), rows.dtype).at[:, 0].set(rows) if keep else None
     zero = jnp.zeros(k, rows.real.dtype)
     rounding = breakdown(rows)
 
     def step(carry: Any, j: jax.Array) -> Any:
-        before, b, v, norm_seen, basis = carry
+        before, b, v, norm_seen, basis, total = carry
+        total = None if components is None else total + components[:, j, None] * v
         w = product(arrays, fixed, v) - b[:, None] * before
-        a = _dot(v, w)
+        a = dot(v, w)
         w = w - a[:, None] * v
         for _ in range(2 if full else 0):
-            w = w - _combine(_components(basis, w), basis)
-        length = jnp.sqrt(_dot(w, w))
+            w = w - combine(_components(basis, w), basis)
+        length = jnp.sqrt(dot(w, w))
         norm_seen = jnp.maximum(jnp.abs(a) + b + length, norm_seen)
         alive = length > rounding * norm_seen
         w = w * jnp.where(alive, 1 / jnp.where(alive, length, 1), 0)[:, None]
         b = jnp.where(alive, length, 0)
         basis = basis.at[:, j + 1].set(w) if keep else None
-        return (v, b, w, norm_seen, basis), (a, b)
+        return (v, b, w, norm_seen, basis, total), (a, b)
 
-    start: Any = (jnp.zeros_like(rows), zero, rows, zero, basis)
-    (*_, basis), (alpha, beta) = jax.lax.scan(step, start, jnp.arange(num_steps))
-    return (alpha.T, beta.T), basis
+    start: Any = (jnp.zeros_like(rows), zero, rows, zero, basis, total)
+    (*_, basis, total), (alpha, beta) = jax.lax.scan(step, start, jnp.arange(num_steps))
+    return (alpha.T, beta.T), basis if keep else total
 
 
 def _components(basis: jax.Array, w: jax.Array) -> jax.Array:
     return jnp.einsum("kmn,kn->km", basis.conj(), w)
 
 
-def _combine(components: jax.Array, basis: jax.Array) -> jax.Array:
+def combine(components: jax.Array, basis: jax.Array) -> jax.Array:
     return jnp.einsum("km,kmn->kn", components, basis)
 
 
@@ -252,12 +261,12 @@ def _adjoint(
         gradient, w = pullback(lam.conj())
         w = w.conj() - a * lam - b * after + c * b * basis[:, j + 1]
         if full:  # once is enough, and none is not: 5e-13 with one and with two, overflow without (m = n = 120)
-            w = w - _combine(jnp.where(jnp.arange(num_steps + 1) <= j, _components(basis, w), 0), basis)
+            w = w - combine(jnp.where(jnp.arange(num_steps + 1) <= j, _components(basis, w), 0), basis)
             w = w * inverse_before + b_bar * v
             c_before = a_bar - alpha_bar[j]
         else:
-            w = (w - _dot(v, w)[:, None] * v) * inverse_before + (b_bar - _dot(before, lam)[:, None]) * v
-            c_before = a_bar = a_bar - _dot(before, w)[:, None]
+            w = (w - dot(v, w)[:, None] * v) * inverse_before + (b_bar - dot(before, lam)[:, None]) * v
+            c_before = a_bar = a_bar - dot(before, w)[:, None]
         carry = jax.tree.map(jnp.add, gradients, gradient), lam, w + a_bar * before, c_before
         return carry, None
 

@@ -47,6 +47,6 @@ def array(name: str, x: Any) -> jax.Array:
 def no_second_derivative(*_: Any) -> Any:
     """The rule of differentiation of a gradient."""
     raise RequestError(
-        "lanczos and quadratic_forms have first derivatives only (jax.grad, jax.vjp), got a request for a derivative "
-        "of their gradient; take finite differences of the gradient instead"
+        "lanczos, quadratic_forms, logdet and spectral_sum have first derivatives only (jax.grad, jax.vjp), got a "
+        "request for a derivative of their gradient; take finite differences of the gradient instead"
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from slq.errors import DtypeError, RequestError, ShapeError
 from slq_jax._hoisted import array, hoist, no_second_derivative
 
-__all__ = ["quadratic_forms"]
+__all__ = ["elementwise", "everywhere", "quadratic_forms", "spectra"]
 
 # Gauss-Legendre on [0, 1]: the mean of f' over the segment between two close nodes is their divided difference.
 _POINTS = (0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5)
@@ -67,14 +67,20 @@ def quadratic_forms(f: Callable[[jax.Array], jax.Array], alpha: jax.Array, beta:
     dtype = jnp.result_type(alpha, beta)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise DtypeError(f"alpha and beta expect a real dtype, got {dtype}; pass their real parts")
+    function, arrays, fixed = elementwise(f, dtype)
+    rows = [jnp.atleast_2d(x).astype(dtype) for x in (alpha, beta)]
+    values = _forms(function, arrays, fixed, *rows).astype(dtype)
+    return values if alpha.ndim == 2 else values[0]
+
+
+def elementwise(f: Callable[[jax.Array], jax.Array], dtype: Any) -> tuple[Callable, list[Any], list[Any]]:
+    """`f` of one number as ``function(arrays, fixed, x)``, with what it closes over."""
     function, arrays, fixed, out = hoist(lambda x: jnp.asarray(f(x)), jax.ShapeDtypeStruct((), dtype))
     if out.shape != ():
         raise ShapeError(f"f expects to be elementwise, () -> (), got {out.shape} for one number; write it with jnp")
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise DtypeError(f"f expects to return a real floating-point dtype, got {out.dtype}; convert it (astype)")
-    rows = [jnp.atleast_2d(x).astype(dtype) for x in (alpha, beta)]
-    values = _forms(function, arrays, fixed, *rows).astype(dtype)
-    return values if alpha.ndim == 2 else values[0]
+    return function, arrays, fixed
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -83,9 +89,9 @@ def _forms(function: Callable, arrays: Any, fixed: Any, alpha: jax.Array, beta: 
 
 
 def _forward(function: Callable, arrays: Any, fixed: Any, alpha: jax.Array, beta: jax.Array) -> Any:
-    nodes, vectors, live = _spectra(alpha, beta)
+    nodes, vectors, live = spectra(alpha, beta)
     weights = vectors[:, 0] ** 2
-    values = jnp.sum(weights * _everywhere(function, arrays, fixed)(nodes), axis=-1)
+    values = jnp.sum(weights * everywhere(function, arrays, fixed)(nodes), axis=-1)
     return values, (arrays, fixed, nodes, vectors, live)
 
 
@@ -98,12 +104,12 @@ def _backward(function: Callable, kept: Any, cotangents: jax.Array) -> Any:
 _forms.defvjp(_forward, _backward)
 
 
-def _everywhere(function: Callable, arrays: Any, fixed: Any) -> Callable:
+def everywhere(function: Callable, arrays: Any, fixed: Any) -> Callable:
     """`function` of every entry of an array."""
     return jnp.vectorize(lambda x: function(arrays, fixed, x))
 
 
-def _spectra(alpha: jax.Array, beta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def spectra(alpha: jax.Array, beta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Nodes (k, m), eigenvectors (k, m, m) in columns, and which steps belong to the runs (k, m).
 
     A node without weight stands at the node of the largest one, and its eigenvector is zero.
@@ -147,7 +153,7 @@ def _adjoint(
     alpha_bar = jnp.where(live, jnp.sum(product * vectors, axis=-1), 0)
     beta_bar = jnp.where(live[:, 1:], 2 * jnp.sum(product[:, :-1] * vectors[:, 1:], axis=-1), 0)
     factors = cotangents[:, None] * first**2
-    _, pullback = jax.vjp(lambda arrays: jnp.sum(factors * _everywhere(function, arrays, fixed)(nodes)), arrays)
+    _, pullback = jax.vjp(lambda arrays: jnp.sum(factors * everywhere(function, arrays, fixed)(nodes)), arrays)
     (gradients,) = pullback(jnp.ones_like(jnp.sum(factors)))
     return gradients, alpha_bar, jnp.concatenate([beta_bar, jnp.zeros_like(alpha_bar[:, :1])], axis=1)
 
@@ -161,7 +167,7 @@ def _divided_differences(function: Callable, arrays: Any, fixed: Any, nodes: jax
     At a relative distance d the quotient has an error of about eps |f| / (d θ), and the mean by three points one of
     d⁶ θ⁶ f⁽⁷⁾ / 2 016 000. Between them stands d = eps^(1/5), 7e-4 in double precision and 0.04 in single.
     """
-    f = _everywhere(function, arrays, fixed)
+    f = everywhere(function, arrays, fixed)
     slope = jnp.vectorize(jax.grad(lambda x: function(arrays, fixed, x)))
     x, y = nodes[:, :, None], nodes[:, None, :]
     values = f(nodes)

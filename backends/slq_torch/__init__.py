@@ -1,5 +1,6 @@
 """PyTorch models as curvature operators for slq."""
 
+from slq_torch._autograd import logdet, spectral_sum
 from slq_torch._covariance import GradientCovarianceOperator, gradient_covariance_operator
 from slq_torch._ggn import GaussNewtonOperator, fisher_operator, ggn_operator
 from slq_torch._hessian import HessianOperator, hessian_operator
@@ -30,4 +31,6 @@ __all__ = [
     "hessian_operator",
     "layer_operators",
     "linear_cross_entropy",
+    "logdet",
+    "spectral_sum",
 ]
