@@ -41,6 +41,7 @@ __all__ = [
     "SlqError",
     "SlqWarning",
     "SymmetryWarning",
+    "ToleranceWarning",
     "UnusedParameterWarning",
     "WidthError",
 ]
@@ -212,6 +213,10 @@ class QuadratureWarning(SlqWarning):
 
 class HeavyTailWarning(SlqWarning):
     """So few eigenvalues carry the answer that its interval can miss its level."""
+
+
+class ToleranceWarning(SlqWarning):
+    """A tolerance was not met: by the products, steps or precision that are allowed; the estimate says how far off."""
 
 
 class DependentProbesWarning(SlqWarning):
