@@ -139,7 +139,12 @@ class _Search:
     def _begin(self) -> SpectralMeasure:
         """The first probe, which finds the number of steps."""
         first = self._add(0, 1, self._most_steps, self._are_enough)
-        return first.truncate(int(first.lengths.max()))
+        steps = int(first.lengths.max())
+        if steps >= self._least_steps:
+            return first.truncate(steps)
+        # It met an invariant subspace where others of these runs did not: it ends in zeros, they go on.
+        more = ((0, 0), (0, self._least_steps - steps))
+        return first.changed(alpha=np.pad(first.alpha[:, :steps], more), beta=np.pad(first.beta[:, :steps], more))
 
     def _add(self, first: int, num_probes: int, num_steps: int, until: Any = None) -> SpectralMeasure:
         before = self._growth.spent
@@ -197,7 +202,7 @@ class _Search:
             return False
         allowed = self._tolerance.allowed(estimate)
         now = max(self._least, self._tolerance.probes_needed(estimate, 1)) * steps
-        return bool(estimate.truncation <= _SHARE * allowed or now <= probes * (steps + max(4, steps // 8)))
+        return bool(estimate.truncation <= _SHARE * allowed or now <= probes * (steps + max(2, steps // 8)))
 
     def _is_met(self, estimate: Estimate, said: list[SlqWarning], measure: SpectralMeasure) -> bool:
         if np.isinf(estimate.value):  # log 0, whatever the other eigenvalues

@@ -23,7 +23,7 @@ Until = Callable[[np.ndarray, np.ndarray], bool]  # (alpha, beta) so far, (k, st
 # w, and a second one is due (Daniel, Gragg, Kaufman and Stewart 1976).
 _DROP = 0.5
 
-_FIRST_LOOK, _LOOK = 8, 4  # steps before a run is first asked whether to end, and between looks, or an eighth
+_FIRST_LOOK, _LOOK = 4, 2  # steps before a run is first asked whether to end, and between looks, or an eighth
 
 
 class Tridiagonal(NamedTuple):
