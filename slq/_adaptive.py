@@ -116,7 +116,7 @@ class _Search:
         """The estimate, and what to warn about it."""
         measure = self._begin()
         while True:
-            estimate, said = self._question(measure)
+            estimate, said = self._ask(measure)
             if self._is_met(estimate, said, measure):
                 return self._finish(measure, estimate, said, "")
             wanted = self._probes_wanted(estimate, measure, said)
@@ -177,6 +177,21 @@ class _Search:
 
     # Deciding
 
+    def _ask(self, measure: SpectralMeasure) -> tuple[Estimate, list[SlqWarning]]:
+        """The answer, with a quadrature error that knows whether it is falling.
+
+        Where the first steps go into outliers, an answer that is far off changes little with each. If its changes fall
+        by a factor r from one to the next, those to come add up to r/(1 − r) of the last; if they do not fall, nothing
+        is known. (Aitken's extrapolation, as an error.)
+        """
+        estimate, said = self._question(measure)
+        if estimate.truncation <= estimate.rounding or measure.shorter is None:
+            return estimate, said
+        before = self._question(measure.shorter)[0].truncation
+        falls = estimate.truncation / before if before > 0 else np.inf
+        factor = falls / (1 - falls) if falls < 1 else np.inf
+        return dataclasses.replace(estimate, truncation=estimate.truncation * max(1.0, factor)), said
+
     def _are_enough(self, alpha: np.ndarray, beta: np.ndarray) -> bool:
         """Whether the first probe has made enough steps: more would cost more than the probes that they save."""
         A, steps = self._growth.products.operator, alpha.shape[1]
@@ -191,7 +206,7 @@ class _Search:
         )
         if probe.exact.all():
             return True
-        estimate, _ = self._question(probe)
+        estimate, _ = self._ask(probe)
         if np.isinf(estimate.value):
             return True
         probes = max(self._least, self._tolerance.probes_needed(estimate, 1, truncation=0.0))
@@ -272,6 +287,8 @@ class _Search:
         if ghosts is not None:
             said = [*said, ghosts]
         estimate = dataclasses.replace(estimate, products=spent, tolerance_met=not reason)
+        if np.isinf(estimate.truncation):  # its changes do not fall: the last is all there is to say
+            estimate = dataclasses.replace(estimate, truncation=self._question(measure)[0].truncation)
         if not reason:  # what is left of these errors is within the tolerance
             return estimate, [w for w in said if not isinstance(w, QuadratureWarning | HeavyTailWarning)]
         return estimate, [ToleranceWarning(self._tolerance.unmet(estimate, reason)), *said]

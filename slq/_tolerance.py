@@ -18,7 +18,7 @@ FEW = 8
 # Stopping as soon as the spread of the probes is small enough favours spreads that came out small. Measured on normal
 # numbers, 8000 runs, looks at 8 and then at most twice the probes, the forecast in between: 94.6 % of nominal 95 %
 # intervals hold the mean (30 probes needed); where looks spend 0.8 of the 5 %, 95.8 % and more (10 to 100 needed), and
-# likewise for 80 and 99 %. The plug-in error of sphere probes hardly varies: its looks are as good as one.
+# likewise for 80 and 99 %. The plug-in error of sphere probes varies less, but takes part: 94.2 % without.
 _SPENT = 0.8
 
 
@@ -76,9 +76,8 @@ class Tolerance:
         return text + (", or give an atol=, as the value may be zero" if near_zero else ", or a larger tolerance")
 
     def _quantile(self, dof: Any) -> float:
-        if np.isinf(dof):
-            return float(stats.norm.ppf((1 + self.confidence) / 2))
-        return float(stats.t.ppf(1 - _SPENT * (1 - self.confidence) / 2, dof))
+        tail = _SPENT * (1 - self.confidence) / 2
+        return float(stats.norm.isf(tail) if np.isinf(dof) else stats.t.isf(tail, dof))
 
 
 def tolerance_of(rtol: Any, atol: Any, confidence: Any) -> Tolerance | None:
