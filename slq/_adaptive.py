@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,12 @@ from slq._growth import Growth, Progress
 from slq._measure import SpectralMeasure
 from slq._operators import aslinearoperator
 from slq._probes import Sampler, sphere
+from slq._settled import Question, ask
 from slq._source import count
 from slq._tolerance import FEW, Tolerance
 from slq.errors import HeavyTailWarning, QuadratureWarning, RequestError, SlqWarning, ToleranceWarning
 
-__all__ = ["DEFAULT_LIMIT", "Question", "estimate_to_tolerance"]
-
-Question = Callable[[SpectralMeasure], tuple[Estimate, list[SlqWarning]]]
+__all__ = ["DEFAULT_LIMIT", "estimate_to_tolerance"]
 
 # Of products, where the user sets none: a search whose forecast is beyond ends at once, instead of spending them.
 DEFAULT_LIMIT = 100_000
@@ -31,6 +30,9 @@ _MOST_STEPS = 2000  # the eigenvectors of their tridiagonal matrix take 32 MB
 # Of the tolerance that the quadrature error may take. Probes then cost 1/(1 − s)² = 1.23 of the least; an eighth more
 # steps, up to the next look, 1.13.
 _SHARE = 0.1
+
+# The most of it with which an estimate passes: where the first steps go into outliers, changes are small by chance.
+_TRUSTED = 0.25
 
 _MORE_STEPS = 1.25  # by which a run is longer where the one before was too short
 
@@ -116,7 +118,7 @@ class _Search:
         """The estimate, and what to warn about it."""
         measure = self._begin()
         while True:
-            estimate, said = self._ask(measure)
+            estimate, said = ask(self._question, measure)
             if self._is_met(estimate, said, measure):
                 return self._finish(measure, estimate, said, "")
             wanted = self._probes_wanted(estimate, measure, said)
@@ -177,23 +179,8 @@ class _Search:
 
     # Deciding
 
-    def _ask(self, measure: SpectralMeasure) -> tuple[Estimate, list[SlqWarning]]:
-        """The answer, with a quadrature error that knows whether it is falling.
-
-        Where the first steps go into outliers, an answer that is far off changes little with each. If its changes fall
-        by a factor r from one to the next, those to come add up to r/(1 − r) of the last; if they do not fall, nothing
-        is known. (Aitken's extrapolation, as an error.)
-        """
-        estimate, said = self._question(measure)
-        if estimate.truncation <= estimate.rounding or measure.shorter is None:
-            return estimate, said
-        before = self._question(measure.shorter)[0].truncation
-        falls = estimate.truncation / before if before > 0 else np.inf
-        factor = falls / (1 - falls) if falls < 1 else np.inf
-        return dataclasses.replace(estimate, truncation=estimate.truncation * max(1.0, factor)), said
-
     def _are_enough(self, alpha: np.ndarray, beta: np.ndarray) -> bool:
-        """Whether the first probe has made enough steps: more would cost more than the probes that they save."""
+        """Whether the first probe has made enough steps."""
         A, steps = self._growth.products.operator, alpha.shape[1]
         # Judged as a sphere probe, whose error one probe tells: the others' is not larger by more than a little.
         probe = SpectralMeasure(
@@ -206,7 +193,7 @@ class _Search:
         )
         if probe.exact.all():
             return True
-        estimate, _ = self._ask(probe)
+        estimate, _ = ask(self._question, probe)
         if np.isinf(estimate.value):
             return True
         probes = max(self._least, self._tolerance.probes_needed(estimate, 1, truncation=0.0))
@@ -215,17 +202,16 @@ class _Search:
             return True
         if steps < self._least_steps:
             return False
-        allowed = self._tolerance.allowed(estimate)
-        now = max(self._least, self._tolerance.probes_needed(estimate, 1)) * steps
-        return bool(estimate.truncation <= _SHARE * allowed or now <= probes * (steps + max(2, steps // 8)))
+        return bool(estimate.truncation <= _SHARE * self._tolerance.allowed(estimate))
 
     def _is_met(self, estimate: Estimate, said: list[SlqWarning], measure: SpectralMeasure) -> bool:
         if np.isinf(estimate.value):  # log 0, whatever the other eigenvalues
             return True
         if measure.num_probes < self._least or (np.isfinite(estimate.dof) and measure.num_probes < FEW):
             return False
+        allowed = self._tolerance.allowed(estimate)
         error = self._tolerance.error(estimate, doubled=_is_heavy(said))
-        return error <= self._tolerance.allowed(estimate)
+        return error <= allowed and estimate.truncation <= _TRUSTED * allowed
 
     def _probes_wanted(self, estimate: Estimate, measure: SpectralMeasure, said: list[SlqWarning]) -> float:
         k = measure.num_probes
@@ -245,11 +231,13 @@ class _Search:
         steps = min(int(np.ceil(_MORE_STEPS * measure.num_steps)), self._most_steps)
         if steps <= measure.num_steps or estimate.stderr is None or measure.exact.all():
             return None
-        share = _SHARE * self._tolerance.allowed(estimate)
-        probes = max(self._least, self._tolerance.probes_needed(estimate, measure.num_probes, truncation=share))
-        if estimate.truncation <= share or not probes * steps < cost or self._growth.spent + steps > self._limit:
+        allowed = self._tolerance.allowed(estimate)
+        share = _SHARE * allowed
+        if estimate.truncation <= share or self._growth.spent + steps > self._limit:
             return None
-        return steps
+        probes = max(self._least, self._tolerance.probes_needed(estimate, measure.num_probes, truncation=share))
+        cheaper = probes * steps < cost
+        return steps if cheaper or estimate.truncation > _TRUSTED * allowed else None
 
     def _rows_allowed(self, estimate: Estimate, measure: SpectralMeasure, wanted: float) -> tuple[int, str]:
         """How many probes to add, or 0 and why none."""
@@ -257,7 +245,7 @@ class _Search:
         allowed = self._tolerance.allowed(estimate)
         if estimate.rounding >= allowed:
             return 0, self._rounding_reason(estimate)
-        if np.isinf(wanted):
+        if np.isinf(wanted) or (estimate.stderr is not None and estimate.truncation > _TRUSTED * allowed):
             return 0, (
                 f"{m} steps leave a quadrature error of {estimate.truncation:.2g}; allow more by num_steps=, "
                 "max_products= or with less memory (reorthogonalize=)"
