@@ -1,5 +1,7 @@
 """slq/_growth.py: a measure that grows by parts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ A = problem(uniform(24)).matrix
 
 
 def growth(A=A, **options):
-    given = {
+    given: dict[str, Any] = {
         "probes": slq.sphere, "rng": 3, "first_probe": 2, "reorthogonalize": True, "basis_dtype": None,
         "batch_size": None, "check": True,
     }  # fmt: skip
@@ -32,8 +34,12 @@ def test_parts_are_those_of_one_run_and_all_products_are_counted():
 
 def test_the_check_is_made_once():
     calls = []
-    operator = aslinearoperator(lambda x: calls.append(len(x)) or x @ A, like=np.zeros(24), batched=True)
-    parts = growth(operator)
+
+    def product(x):
+        calls.append(len(x))
+        return x @ A
+
+    parts = growth(aslinearoperator(product, like=np.zeros(24), batched=True))
     for first in range(2):
         parts.add(first, 1, 4, None)
     assert sum(calls) == 10 + 2 * 4
