@@ -21,9 +21,9 @@ def test_where_it_does_not_fall_it_is_infinite_and_the_true_error_explains_why()
     spectrum = hessian_like(400)
     measure = measure_of(spectrum, num_probes=2, num_steps=10)  # all of them go into the 20 outliers
     plain = question(measure)[0]
-    # Measured: the last change is 45, the error 280.
+    # Measured: the last change is 79, the error 281, and the changes do not fall.
     assert abs(plain.value - np.log(spectrum).sum()) > 3 * plain.truncation
-    assert ask(question, measure)[0].truncation > 3 * plain.truncation
+    assert ask(question, measure)[0].truncation == np.inf
 
 
 @pytest.mark.parametrize("steps", [1, 24])
