@@ -50,7 +50,7 @@ class Answers(Bands):
         self,
         f: Function | None = None,
         *,
-        derivatives: tuple[int, int] | None = None,
+        signs: tuple[int, int] | None = None,
         lower: float | None = None,
         upper: float | None = None,
     ) -> Estimate:
@@ -60,7 +60,7 @@ class Answers(Bands):
         ----------
         f : callable, optional
             As for `quadratic_forms`.
-        derivatives : (int, int), optional
+        signs : (int, int), optional
             The signs, +1 or −1, of the even and of the odd derivatives of f on the spectrum, from the second on:
             ``(-1, 1)`` as log and sqrt have them, ``(1, -1)`` as 1/t, ``(1, 1)`` as exp. With bounds of the spectrum
             they bracket the quadrature error. Known of NumPy's log, log2, log10, log1p, sqrt, cbrt, reciprocal, exp,
@@ -96,7 +96,7 @@ class Answers(Bands):
         self._require_trace("trace(f)")
         if f is None:
             return _heard(_questions.spectral_sum(self, lambda t: t, float(self.n), degree=1))
-        prior = _truncation.prior(self, f, derivatives, lower, upper)
+        prior = _truncation.prior(self, f, signs, lower, upper)
         return _heard(_questions.spectral_sum(self, f, float(self.n), prior=prior))
 
     def logdet(

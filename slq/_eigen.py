@@ -17,7 +17,7 @@ from slq._products import LinearOperator, Products, inner, local_size, workspace
 from slq._source import count, source_of
 from slq._thick_restart import Process
 from slq._wanted import Request, search
-from slq.errors import RequestError, UnconvergedWarning
+from slq.errors import RequestError, ToleranceWarning
 
 __all__ = ["Eigenpairs", "eigenpairs"]
 
@@ -113,7 +113,7 @@ def eigenpairs(
 
     Warns
     -----
-    UnconvergedWarning
+    ToleranceWarning
         If `max_products` ended the search.
     SymmetryWarning, NoiseWarning, PrecisionWarning
         If A is a little asymmetric, noisy or nonlinear.
@@ -212,7 +212,7 @@ def _warn_unless_converged(found: Eigenpairs, budget: int, verify: bool) -> None
     warnings.warn(
         f"{reason} after {found.products} products; allow more max_products= (it was {budget}), more num_steps= "
         "between restarts, or a larger tol=",
-        UnconvergedWarning,
+        ToleranceWarning,
         stacklevel=3,
     )
 

@@ -90,6 +90,8 @@ class Estimate:
         How many operator-vector products the estimate rests on.
     bounds : (float, float)
         What the true value cannot leave; intervals are cut there.
+    tolerance_met : bool or None
+        Whether the tolerance that was asked for is met; None if none was.
 
     Notes
     -----
@@ -104,6 +106,7 @@ class Estimate:
     products: int
     bounds: tuple[float, float] = (-np.inf, np.inf)
     truncation_kind: str = "nested difference"
+    tolerance_met: bool | None = None
 
     def interval(self, confidence: float = 0.95) -> tuple[Any, Any]:
         """Lower and upper end: sampling quantile, plus quadrature error, plus rounding.
@@ -135,7 +138,9 @@ class Estimate:
 
     @property
     def converged(self) -> bool:
-        """Whether the quadrature error is at most half the sampling error, or at rounding level."""
+        """Whether the tolerance is met; without one: quadrature error at most half the sampling error, or rounding."""
+        if self.tolerance_met is not None:
+            return self.tolerance_met
         sampling = np.inf if self.stderr is None else self.stderr
         return bool(np.all(self.truncation <= np.maximum(sampling / 2, self.rounding)))
 
@@ -149,6 +154,8 @@ class Estimate:
             return f"{self.value:g}"
         error = None if self.stderr is None else max(self.stderr, self.rounding)
         text = f"{self.value:.6g} ± ?" if error is None else _with_error(self.value, error)
+        if self.tolerance_met is False:
+            return f"{text} (quadrature {self._quadrature()}; tolerance not met)"
         return text if self.converged else f"{text} (quadrature {self._quadrature()}: more steps)"
 
     def _quadrature(self) -> str:

@@ -23,7 +23,7 @@ from slq._basis import Basis, storage_for
 from slq._drivers import driven
 from slq._operators import aslinearoperator
 from slq._products import LinearOperator, Products, complexified, inner
-from slq._recurrence import Recurrence, Tridiagonal
+from slq._recurrence import Recurrence, Tridiagonal, Until
 from slq._source import count
 from slq.errors import PlacementError, RequestError, ShapeError
 
@@ -166,29 +166,34 @@ def run(
     return_basis: bool = False,
     check: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    until: Until | None = None,
 ) -> Tridiagonal:
-    """`lanczos` from unit vectors as `start` makes them, whose buffer is used up."""
+    """`lanczos` from unit vectors as `start` makes them, whose buffer is used up.
+
+    With `until`, which is asked every few steps, the loop of the core runs, as drivers know no such question.
+    """
     keep = basis_size(reorthogonalize, num_steps)
     storage = storage_for(basis_dtype if keep else None, v)
-    found = driven(
-        products,
-        v,
-        num_steps,
-        check=check,
-        reorthogonalize=reorthogonalize,
-        return_basis=return_basis,
-        basis_dtype=basis_dtype,
-        progress=progress,
-    )
-    if found is not None:
-        return found
+    if until is None:
+        found = driven(
+            products,
+            v,
+            num_steps,
+            check=check,
+            reorthogonalize=reorthogonalize,
+            return_basis=return_basis,
+            basis_dtype=basis_dtype,
+            progress=progress,
+        )
+        if found is not None:
+            return found
     passes = 2 if storage.eps else 1  # a rounded basis cannot give the start back
     while True:
         basis = Basis(keep, storage)
         everything = Basis(num_steps, storage_for(None, v)) if return_basis and (keep < num_steps) else basis
         recurrence = Recurrence(products, v, basis, everything, check=check, passes=passes)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # found in the coefficients, and named
-            alpha, beta = recurrence.coefficients(v, num_steps, progress)
+            alpha, beta = recurrence.coefficients(v, num_steps, progress, until)
         if not recurrence.needs_second_pass:
             break
         v, passes = basis.start(v), 2  # rare, and known only now: asking the device at each step would stall it

@@ -15,11 +15,15 @@ from slq._quadrature import run_lengths
 from slq._vectors import breakdown, device_vectors
 from slq.errors import NonFiniteError, ProductError
 
-__all__ = ["Recurrence", "Tridiagonal", "cut_at_end", "require_finite"]
+__all__ = ["Recurrence", "Tridiagonal", "Until", "cut_at_end", "require_finite"]
+
+Until = Callable[[np.ndarray, np.ndarray], bool]  # (alpha, beta) so far, (k, steps) each -> whether they are enough
 
 # Where a projection takes more than half of ‖w‖², what it leaves of the basis is no longer rounding of what is left of
 # w, and a second one is due (Daniel, Gragg, Kaufman and Stewart 1976).
 _DROP = 0.5
+
+_FIRST_LOOK, _LOOK = 4, 2  # steps before a run is first asked whether to end, and between looks, or an eighth
 
 
 class Tridiagonal(NamedTuple):
@@ -69,11 +73,11 @@ class Recurrence:
         self._unit = 1.0  # the power of two by which products are multiplied
 
     def coefficients(
-        self, v: Array, num_steps: int, progress: Callable[[int, int], None] | None
+        self, v: Array, num_steps: int, progress: Callable[[int, int], None] | None, until: Until | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Alpha and beta of `num_steps` steps, (k, m) each; `v` is written over."""
+        """Alpha and beta of `num_steps` steps, or of fewer if `until` says so, (k, m) each; `v` is written over."""
         try:
-            return self._run(v, num_steps, progress)
+            return self._run(v, num_steps, progress, until)
         except Exception as error:
             # A device reports an error after the fact: with a later product, or when the coefficients are read.
             lost = None if self._work.on_host else self._first_lost()
@@ -85,12 +89,13 @@ class Recurrence:
         raise failed from cause
 
     def _run(
-        self, v: Array, num_steps: int, progress: Callable[[int, int], None] | None
+        self, v: Array, num_steps: int, progress: Callable[[int, int], None] | None, until: Until | None
     ) -> tuple[np.ndarray, np.ndarray]:
         xp, work = namespace(v), self._work
         v = work.adopt(v)
         before: Array | None = None
         b = norm_seen = xp.zeros_like(real(v[:, 0]))
+        look = _FIRST_LOOK
         for j in range(num_steps):
             self.products.step = j
             w, a, squared = self._multiply(j, before, b, v)
@@ -105,7 +110,13 @@ class Recurrence:
             if progress is not None:
                 progress(j + 1, num_steps)
             if work.on_host and not b.any():
+                num_steps = num_steps if until is None else j + 1
                 break  # every run met an invariant subspace
+            if until is not None and j + 1 == look < num_steps:
+                look += max(_LOOK, look // 8)
+                if self._enough(j + 1, until):
+                    num_steps = j + 1
+                    break
         found, read = self._read(num_steps)
         require_finite(self.products, *found, self._faults)
         if "drop" in read:
@@ -115,6 +126,11 @@ class Recurrence:
             size = functools.partial(_checks.size_of_operator, self.products, v, self._unit)
             _checks.judge_steps(read, max(self.products.eps, self._basis.eps), size)
         return found
+
+    def _enough(self, steps: int, until: Until) -> bool:
+        """Whether to end the runs here; also where NaN makes it useless to go on."""
+        alpha, beta = self._read(steps)[0]
+        return not (np.isfinite(alpha).all() and np.isfinite(beta).all()) or until(alpha, beta)
 
     def _multiply(self, j: int, before: Array | None, b: Array, v: Array) -> tuple[Array, Array, Array]:
         """The product of step j without its components along this vector and the one before, α, and ‖w‖²."""

@@ -41,30 +41,30 @@ def known(f: Function) -> Signs | None:
     return next((signs for function, signs in _KNOWN if f is function), None)
 
 
-def declared(f: Function, derivatives: Any, low: float, high: float) -> Signs:
+def declared(f: Function, pair: Any, low: float, high: float) -> Signs:
     """The signs that a user says f has, compared with second and third differences of f over [low, high]."""
-    if not _is_pair(derivatives):
+    if not _is_pair(pair):
         raise RequestError(
-            "derivatives= expects the signs of the even and of the odd derivatives of f, from the second on, as a pair "
-            f"of +1 and -1: (-1, 1) as of a logarithm, (1, -1) as of 1/t, (1, 1) as of exp; got {derivatives!r}"
+            "signs= expects the signs of the even and of the odd derivatives of f, from the second on, as a pair "
+            f"of +1 and -1: (-1, 1) as of a logarithm, (1, -1) as of 1/t, (1, 1) as of exp; got {pair!r}"
         )
-    signs = Signs(int(derivatives[0]), int(derivatives[1]))
+    signs = Signs(int(pair[0]), int(pair[1]))
     for order, sign in ((2, signs.even), (3, signs.odd)):
         at = _contradicts(f, order, sign, low, high)
         if at is not None:
             raise RequestError(
-                f"derivatives={tuple(signs[:2])} says that derivative {order} of f has the sign {sign:+d} on the "
+                f"signs={tuple(signs[:2])} says that derivative {order} of f has the sign {sign:+d} on the "
                 f"spectrum, but differences of f around {at:.6g} have the other sign; give the signs that all "
-                "derivatives from the second on have (even, odd), or leave derivatives= out"
+                "derivatives from the second on have (even, odd), or leave signs= out"
             )
     return signs
 
 
-def _is_pair(derivatives: Any) -> bool:
+def _is_pair(pair: Any) -> bool:
     return (
-        isinstance(derivatives, tuple | list)
-        and len(derivatives) == 2
-        and all(isinstance(s, int | np.integer) and s in (-1, 1) for s in derivatives)
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and all(isinstance(s, int | np.integer) and s in (-1, 1) for s in pair)
     )
 
 

@@ -73,17 +73,17 @@ class Prior(NamedTuple):
 NOTHING = Prior()
 
 
-def prior(measure: Coefficients, f: Function, derivatives: Any, lower: Any, upper: Any) -> Prior:
+def prior(measure: Coefficients, f: Function, signs: Any, lower: Any, upper: Any) -> Prior:
     """What the user knows, checked, and what is known of f itself."""
     ends = checked_ends(measure, lower, upper)
-    if derivatives is None:
+    if signs is None:
         return Prior(ends, known(f))
     if measure.singular:
-        raise RequestError("derivatives= is for functions of eigenvalues, but this is a measure of singular values")
+        raise RequestError("signs= is for functions of eigenvalues, but this is a measure of singular values")
     first, last = measure.support
     low = first if ends.lower is None else ends.lower
     high = last if ends.upper is None else ends.upper
-    return Prior(ends, declared(f, derivatives, low, high), declared=True)
+    return Prior(ends, declared(f, signs, low, high), declared=True)
 
 
 def truncation(
@@ -105,9 +105,9 @@ def truncation(
         assert prior.signs is not None
         end = "upper=" if prior.signs.even == prior.signs.odd else "lower="
         raise RequestError(
-            f"derivatives={tuple(prior.signs[:2])} gives a bracket with {end} alone or with both ends, but these are "
+            f"signs={tuple(prior.signs[:2])} gives a bracket with {end} alone or with both ends, but these are "
             f"lower={prior.ends.lower} and upper={prior.ends.upper}, or f is not finite there; give {end}, or leave "
-            "derivatives= out"
+            "signs= out"
         )
     if found is None:
         return Truncation(nested(measure, forms, forms_of) + _unseen(measure, f, masses), NESTED)
@@ -115,7 +115,7 @@ def truncation(
     if low > high + 2 * rounding:
         raise RequestError(
             f"the bounds of the mean of f contradict each other, {low:.10g} > {high:.10g}: the derivatives of f do not "
-            "have the signs that derivatives= says, or eigenvalues lie beyond lower= or upper=; leave out what is not "
+            "have the signs that signs= says, or eigenvalues lie beyond lower= or upper=; leave out what is not "
             "certain"
         )
     value = float(forms.mean())

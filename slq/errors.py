@@ -41,7 +41,7 @@ __all__ = [
     "SlqError",
     "SlqWarning",
     "SymmetryWarning",
-    "UnconvergedWarning",
+    "ToleranceWarning",
     "UnusedParameterWarning",
     "WidthError",
 ]
@@ -215,6 +215,10 @@ class HeavyTailWarning(SlqWarning):
     """So few eigenvalues carry the answer that its interval can miss its level."""
 
 
+class ToleranceWarning(SlqWarning):
+    """A tolerance was not met with the products, steps or precision that are allowed; the result says how far off."""
+
+
 class DependentProbesWarning(SlqWarning):
     """Probes repeat or depend on each other, or are not of mean square one: their spread is no error bar."""
 
@@ -249,7 +253,3 @@ class OutOfMemoryWarning(SlqWarning):
 
 class ResolutionWarning(SlqWarning):
     """A density is asked for at a width that the Lanczos steps do not resolve."""
-
-
-class UnconvergedWarning(SlqWarning):
-    """A search ended at its limit of products before it met its tolerance."""

@@ -16,7 +16,7 @@ from slq.errors import (
     NotSymmetricError,
     PlacementError,
     RequestError,
-    UnconvergedWarning,
+    ToleranceWarning,
 )
 from slq.testing import problems
 from slq.testing.graphs import complete_laplacian
@@ -197,7 +197,7 @@ def test_without_verification_copies_are_missed_and_completeness_is_not_claimed(
 
 def test_what_has_not_converged_is_said_and_told_apart():
     matrix = problem(np.concatenate([np.linspace(0, 1, 390), np.geomspace(2, 500, 10)])).matrix
-    with pytest.warns(UnconvergedWarning, match=r"of 8 eigenpairs have not converged.*after 25 products; allow more"):
+    with pytest.warns(ToleranceWarning, match=r"of 8 eigenpairs have not converged.*after 25 products; allow more"):
         found = slq.eigenpairs(matrix, 8, max_products=25)
     assert found.products == 25
     assert not found.complete
@@ -213,7 +213,7 @@ def test_what_has_not_converged_is_said_and_told_apart():
 def test_an_unfinished_verification_is_said():
     matrix = problem(np.linspace(0, 1, 300)).matrix
     enough = slq.eigenpairs(matrix, 2, verify=False, check=False).products
-    with pytest.warns(UnconvergedWarning, match="it is not sure that none before them is missing"):
+    with pytest.warns(ToleranceWarning, match="it is not sure that none before them is missing"):
         found = slq.eigenpairs(matrix, 2, max_products=enough + 3, check=False)
     assert found.converged.all()
     assert not found.complete
@@ -399,7 +399,7 @@ def test_the_forecast_is_not_exceeded(monkeypatch):
     operator = slq.aslinearoperator(lambda x: x * diagonal, like=diagonal, batched=True)
     for k in (3, 30):
         tracemalloc.start()
-        with pytest.warns(UnconvergedWarning):
+        with pytest.warns(ToleranceWarning):
             slq.eigenpairs(operator, k, max_products=200, check=False)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -292,3 +292,45 @@ def test_a_start_vector_needs_a_direction(bad):
     start[1, 0] = bad
     with pytest.raises(RequestError, match=r"start vectors \[1\] are zero or not finite"):
         slq.lanczos(A.matrix, start, M)
+
+
+def test_a_run_ends_where_it_is_told_with_the_coefficients_of_a_shorter_one(xp):
+    matrix, seen = xp.asarray(A.matrix), []
+
+    def until(alpha, beta):
+        assert alpha.shape == beta.shape
+        seen.append(alpha.shape)
+        return alpha.shape[1] >= 7
+
+    start = _lanczos.start(slq.aslinearoperator(matrix), xp.asarray(V))[0]
+    products = _products.Products(slq.aslinearoperator(matrix))
+    run = _lanczos.run(products, start, N, until=until)
+    assert seen == [(K, 4), (K, 6), (K, 8)]
+    short = slq.lanczos(matrix, xp.asarray(V), 8)
+    # The same operations in the same order.
+    np.testing.assert_allclose(run.alpha, short.alpha, atol=1e-14)
+    np.testing.assert_allclose(run.beta, short.beta, atol=1e-14)
+
+
+def test_a_run_that_is_not_told_to_end_goes_on_and_one_that_met_its_end_is_cut_there():
+    A = slq.aslinearoperator(np.diag(np.arange(N) % 3.0))
+    start = _lanczos.start(A, V)[0]
+    run = _lanczos.run(_products.Products(A), start, N, until=lambda *_: False)
+    assert run.alpha.shape == (K, 3)
+    start = _lanczos.start(A, V)[0]
+    other = slq.aslinearoperator(problem(indefinite(N)).matrix)
+    assert _lanczos.run(_products.Products(other), start, 9, until=lambda *_: False).alpha.shape == (K, 9)
+
+
+def test_nan_ends_a_run_that_would_be_asked():
+    calls = []
+
+    def product(x):
+        calls.append(1)
+        return x * np.arange(1.0, N + 1) if len(calls) < 4 else x * np.nan
+
+    A = slq.aslinearoperator(product, like=np.zeros(N), batched=True)
+    start = _lanczos.start(A, V)[0]
+    with pytest.raises(slq.errors.NonFiniteError):
+        _lanczos.run(_products.Products(A), start, N, until=lambda *_: pytest.fail("asked about NaN"))
+    assert len(calls) == 4

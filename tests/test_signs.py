@@ -68,5 +68,5 @@ def test_wrong_signs_are_found(f, signs, order):
     "derivatives", ["-+", (1,), (1, 0), (1.0, -1.0), (1, -1, 1), 1, (True, None), np.array([1, 1])]
 )
 def test_declarations_are_checked(derivatives):
-    with pytest.raises(RequestError, match=r"derivatives= expects the signs .*\(1, -1\) as of 1/t.*got"):
+    with pytest.raises(RequestError, match=r"signs= expects the signs .*\(1, -1\) as of 1/t.*got"):
         declared(np.exp, derivatives, 0.0, 1.0)

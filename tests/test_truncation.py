@@ -64,9 +64,9 @@ def test_a_bracket_carries_the_interval(num_steps):
         (np.exp, {}, "bracket with an estimated end"),
         (np.exp, {"lower": 0.5}, "bracket with an estimated end"),
         (lambda t: t**-0.5, {"lower": 0.5}, "nested difference"),
-        (lambda t: t**-0.5, {"lower": 0.5, "derivatives": (1, -1)}, "bracket"),
-        (lambda t: np.exp(2 * t), {"derivatives": (1, 1)}, "bracket with an estimated end"),
-        (lambda t: -np.exp(t), {"upper": 4.0, "derivatives": (-1, -1)}, "bracket"),
+        (lambda t: t**-0.5, {"lower": 0.5, "signs": (1, -1)}, "bracket"),
+        (lambda t: np.exp(2 * t), {"signs": (1, 1)}, "bracket with an estimated end"),
+        (lambda t: -np.exp(t), {"upper": 4.0, "signs": (-1, -1)}, "bracket"),
         (None, {}, "exact"),
     ],
 )
@@ -82,7 +82,7 @@ def test_the_kind_says_how_the_error_was_found(f, options, kind):
 def test_one_call_takes_the_same_knowledge():
     A, options = np.diag(uniform(40)), {"num_probes": 2, "num_steps": 6}
     assert slq.logdet(A, lower=0.9, upper=3.1, **options).truncation_kind == "bracket"
-    estimate = slq.spectral_sum(A, lambda t: t**-0.5, derivatives=(1, -1), lower=0.9, upper=3.1, **options)
+    estimate = slq.spectral_sum(A, lambda t: t**-0.5, signs=(1, -1), lower=0.9, upper=3.1, **options)
     assert estimate.truncation_kind == "bracket"
 
 
@@ -118,13 +118,11 @@ def test_a_bound_is_shown_as_one():
 def test_signs_without_a_bracket_are_refused():
     (measure,) = runs(uniform(N), 5, 1)
     for options in ({}, {"upper": 3.0}, {"lower": -1.0}):
-        with pytest.raises(
-            RequestError, match=r"derivatives=\(1, -1\) gives a bracket with lower= alone .* give lower="
-        ):
-            measure.trace(lambda t: 1 / np.maximum(t, 0.0), derivatives=(1, -1), **options)
+        with pytest.raises(RequestError, match=r"signs=\(1, -1\) gives a bracket with lower= alone .* give lower="):
+            measure.trace(lambda t: 1 / np.maximum(t, 0.0), signs=(1, -1), **options)
     singular = slq.singular_measure(np.eye(6) + np.ones((6, 6)), num_probes=2, num_steps=3)
     with pytest.raises(RequestError, match="functions of eigenvalues, but this is a measure of singular values"):
-        singular.trace(np.exp, derivatives=(1, 1))
+        singular.trace(np.exp, signs=(1, 1))
 
 
 def test_wrong_signs_contradict_themselves():
@@ -133,8 +131,8 @@ def test_wrong_signs_contradict_themselves():
         return 10 * t**2 + 10 * t**3 - np.cosh(t)
 
     (measure,) = runs(uniform(N), 2, 1)
-    with pytest.raises(RequestError, match=r"bounds of the mean of f contradict each other, .*derivatives= says"):
-        measure.trace(wave, derivatives=(1, 1), lower=1.0, upper=3.0)
+    with pytest.raises(RequestError, match=r"bounds of the mean of f contradict each other, .*signs= says"):
+        measure.trace(wave, signs=(1, 1), lower=1.0, upper=3.0)
 
 
 # Without a bracket
