@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from slq._growth import Growth, Progress
 from slq._measure import SpectralMeasure
 from slq._operators import aslinearoperator
 from slq._probes import Sampler, sphere
-from slq._settled import Question, ask
 from slq._source import count
 from slq._tolerance import FEW, Tolerance
 from slq.errors import HeavyTailWarning, QuadratureWarning, RequestError, SlqWarning, ToleranceWarning
+
+Question = Callable[[SpectralMeasure], tuple[Estimate, list[SlqWarning]]]
 
 __all__ = ["DEFAULT_LIMIT", "estimate_to_tolerance"]
 
@@ -118,7 +119,7 @@ class _Search:
         """The estimate, and what to warn about it."""
         measure = self._begin()
         while True:
-            estimate, said = ask(self._question, measure)
+            estimate, said = self._question(measure)
             if self._is_met(estimate, said, measure):
                 return self._finish(measure, estimate, said, "")
             wanted = self._probes_wanted(estimate, measure, said)
@@ -193,7 +194,7 @@ class _Search:
         )
         if probe.exact.all():
             return True
-        estimate, _ = ask(self._question, probe)
+        estimate, _ = self._question(probe)
         if np.isinf(estimate.value):
             return True
         probes = max(self._least, self._tolerance.probes_needed(estimate, 1, truncation=0.0))
@@ -275,8 +276,6 @@ class _Search:
         if ghosts is not None:
             said = [*said, ghosts]
         estimate = dataclasses.replace(estimate, products=spent, tolerance_met=not reason)
-        if np.isinf(estimate.truncation):  # its changes do not fall: the last is all there is to say
-            estimate = dataclasses.replace(estimate, truncation=self._question(measure)[0].truncation)
         if not reason:  # what is left of these errors is within the tolerance
             return estimate, [w for w in said if not isinstance(w, QuadratureWarning | HeavyTailWarning)]
         return estimate, [ToleranceWarning(self._tolerance.unmet(estimate, reason)), *said]

@@ -59,7 +59,7 @@ def test_right_signs_pass(f, signs):
 )
 def test_wrong_signs_are_found(f, signs, order):
     with pytest.raises(
-        RequestError, match=rf"says that derivative {order} of f has the sign .*differences of f around .*leave deriv"
+        RequestError, match=rf"says that derivative {order} of f has the sign .*differences of f around .*leave signs"
     ):
         declared(f, signs, -2.0, 3.0)
 
