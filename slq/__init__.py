@@ -19,8 +19,9 @@ from slq._probes import gaussian, rademacher, sphere, steinhaus
 from slq._products import LinearOperator
 from slq._quadrature import golub_welsch
 from slq._singular import singular_measure
-from slq._slq import logdet, memory_forecast, spectral_measure, spectral_sum
+from slq._slq import memory_forecast, spectral_measure
 from slq._subspaces import deflate, restrict
+from slq._sums import logdet, spectral_sum
 from slq._together import spectral_measures
 from slq._version import __version__
 from slq.errors import SlqError, SlqWarning

@@ -231,10 +231,8 @@ class _Run:
         if self._own_dot is not None:
             return xp.stack([self._own_dot(x, y[j, ...][None, :]) for j in range(y.shape[0])], axis=-1)
         conj = xp.conj(x) if is_complex(x) else x
-        parts = [
-            matmul(conj[:, low : low + _SLICE], xp.matrix_transpose(y[:, low : low + _SLICE]))
-            for low in range(0, x.shape[1], _SLICE)
-        ]
+        ends = [(low, min(low + _SLICE, x.shape[1])) for low in range(0, x.shape[1], _SLICE)]
+        parts = [matmul(conj[:, low:high], xp.matrix_transpose(y[:, low:high])) for low, high in ends]
         return parts[0] if len(parts) == 1 else sum_wide(xp.stack(parts))
 
     def _read(self, small: Array) -> np.ndarray:

@@ -204,7 +204,8 @@ def _space(
     def run_and_keep(v: Array, report: Callable[[int, int], None] | None) -> Any:
         done = run_block(products, v, num_steps, check=watch, return_basis=True, progress=report)
         sizes = block_sizes(done.start[None], done.beta[None])[0]
-        kept.append(namespace(v).asarray(done.basis[: int(sizes[:num_blocks].sum()), ...], copy=True))
+        basis: Any = done.basis
+        kept.append(namespace(v).asarray(basis[: int(sizes[:num_blocks].sum()), ...], copy=True))
         return done._replace(basis=None)
 
     batches = Batches(products, source, run_and_keep, reorthogonalize=True, block=True)

@@ -11,8 +11,6 @@ from slq._arrays import Array, is_complex
 from slq._batches import Batches, clipped, memory_needed, require_directions, require_memory, warn_if_clipped
 from slq._block_lanczos import run_block
 from slq._check_operator import quick_check
-from slq._estimate import Estimate
-from slq._functions import try_function
 from slq._ghosts import ghost_warning
 from slq._lanczos import run
 from slq._measure import SpectralMeasure, concatenate
@@ -22,7 +20,7 @@ from slq._products import Products, complexified
 from slq._source import SAMPLERS, count, source_of
 from slq.errors import RequestError
 
-__all__ = ["extend", "logdet", "memory_forecast", "spectral_measure", "spectral_sum"]
+__all__ = ["extend", "memory_forecast", "spectral_measure"]
 
 
 def spectral_measure(
@@ -243,58 +241,3 @@ def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) ->
         **options,
     )
     return concatenate([measure, more.deflate() if measure.deflated else more])
-
-
-def spectral_sum(A: Any, f: Callable[[np.ndarray], Any], **options: Any) -> Estimate:
-    """Estimate tr f(A) of a symmetric or Hermitian operator.
-
-    Parameters
-    ----------
-    A : operator
-        Anything that `aslinearoperator` takes.
-    f : callable
-        Acts element by element on a NumPy array of Ritz values.
-    **options
-        Those of `spectral_measure`; keep a measure instead to ask it several questions.
-
-    Returns
-    -------
-    Estimate
-
-    Raises
-    ------
-    SlqError
-        What `spectral_measure` and `SpectralMeasure.trace` raise. What f returns is looked at before the first product.
-    """
-    try_function(f)
-    return spectral_measure(A, **options).trace(f)
-
-
-def logdet(A: Any, *, lower: float | None = None, allow_singular: bool = False, **options: Any) -> Estimate:
-    """Estimate log det A of a positive definite operator.
-
-    Parameters
-    ----------
-    A : operator
-        Anything that `aslinearoperator` takes.
-    lower, allow_singular
-        See `SpectralMeasure.logdet`.
-    **options
-        Those of `spectral_measure`.
-
-    Returns
-    -------
-    Estimate
-
-    Raises
-    ------
-    NotPositiveDefiniteError
-        If a Ritz value is negative, or (SingularError) rounding cannot tell it from zero.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(float(logdet(4 * np.eye(10), num_steps=5)), 6)  # 10 log 4
-    13.862944
-    """
-    return spectral_measure(A, **options).logdet(lower=lower, allow_singular=allow_singular)
