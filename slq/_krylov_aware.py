@@ -28,8 +28,9 @@ from slq.errors import HeavyTailWarning, RequestError, SlqWarning
 __all__ = ["KrylovAware", "krylov_aware"]
 
 # Of the steps of the block run, these make the space Q whose part of the trace is taken as known; the others make
-# Qᴴ f(A) Q accurate. Measured on the spectra of docs/methods.md: of 1/2 and 3/4 the larger has the smaller error on
-# twice as many, and the nested difference of four fifths of the steps still contains all of Q.
+# Qᴴ f(A) Q accurate. Measured with 8 probes of 40 steps (n = 1500, ten spectra, tr A, log, exp, square root, root mean
+# square of 6 seeds): 3/4 has the smaller error in 28 cells, 1/2 in 10. The nested difference of four fifths of the
+# steps still contains all of Q.
 _KNOWN = 0.75
 
 
