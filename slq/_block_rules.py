@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.linalg
 
-__all__ = ["block_lengths", "block_rules", "block_sizes"]
+__all__ = ["block_lengths", "block_rules", "block_sizes", "leading_rule"]
 
 
 def block_sizes(start: np.ndarray, beta: np.ndarray) -> np.ndarray:
@@ -33,17 +33,36 @@ def block_rules(start: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> tuple
     return tuple(x.reshape(-1, width) for x in (nodes, weights, residuals))  # type: ignore[return-value]
 
 
+def leading_rule(
+    start: np.ndarray, alpha: np.ndarray, beta: np.ndarray, num_blocks: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes, weights and residuals, each (M,), of the mean measure of the first blocks of one run.
+
+    The weights are the squared coordinates of the Ritz vectors along the d vectors of those blocks, divided by d.
+    """
+    sizes = block_sizes(start[None], beta[None])[0]
+    nodes, vectors, residuals = _ritz(alpha, beta, sizes)
+    d = sizes[:num_blocks].sum()
+    return nodes, (np.abs(vectors[:d]) ** 2).sum(axis=0) / d, residuals
+
+
 def _rule(
     start: np.ndarray, alpha: np.ndarray, beta: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    nodes, vectors, residuals = _ritz(alpha, beta, sizes)
+    weights = np.abs(start[: sizes[0]].conj().T @ vectors[: sizes[0]]) ** 2
+    return nodes, weights, residuals
+
+
+def _ritz(alpha: np.ndarray, beta: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ritz values, coordinates of the Ritz vectors (one per column), and residuals of one run."""
     exponent = int(np.frexp(max(np.abs(alpha).max(), np.abs(beta).max()))[1])
     T = _assembled(_times_power(alpha, -exponent), _times_power(beta, -exponent), sizes)
     nodes, vectors = scipy.linalg.eigh(T)
     last = sizes[sizes > 0][-1]
     step = int((sizes > 0).sum()) - 1
     residuals = np.linalg.norm(_times_power(beta[step, :, :last], -exponent) @ vectors[-last:], axis=0)
-    weights = np.abs(start[: sizes[0]].conj().T @ vectors[: sizes[0]]) ** 2
-    return np.ldexp(nodes, exponent), weights, np.ldexp(residuals, exponent)
+    return np.ldexp(nodes, exponent), vectors, np.ldexp(residuals, exponent)
 
 
 def _assembled(alpha: np.ndarray, beta: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from slq._arrays import is_array
 from slq._estimate import Estimate
 from slq._functions import try_function
 from slq._measure import SpectralMeasure
-from slq._slq import spectral_measure
+from slq._methods import measured
 from slq._source import count
 from slq._tolerance import tolerance_of
 from slq.errors import RequestError, SlqWarning
@@ -23,6 +23,7 @@ def spectral_sum(
     A: Any,
     f: Callable[[np.ndarray], Any],
     *,
+    method: str = "slq",
     signs: tuple[int, int] | None = None,
     lower: float | None = None,
     upper: float | None = None,
@@ -40,6 +41,13 @@ def spectral_sum(
         Anything that `aslinearoperator` takes.
     f : callable
         Acts element by element on a NumPy array of Ritz values.
+    method : {"slq", "deflate", "block", "krylov"}
+        How ``num_probes * num_steps`` products are spent; docs/methods.md has the errors of each. "slq": independent
+        probes. "deflate": likewise, and eigenvalues that they found count exactly (`SpectralMeasure.deflate`). "block":
+        besides, they share a Krylov space. "krylov": half of the probes span a space whose part of the sum is known,
+        the others sample the rest (Krylov-aware estimation); of the options it takes ``num_probes`` and ``num_steps``,
+        two of each at least, ``rng``, ``first_probe``, ``check``, ``progress``, and ``batch_size`` for the other half.
+        A tolerance takes one of the first two.
     signs, lower, upper
         See `SpectralMeasure.trace`: what is known of f and of the spectrum makes the quadrature error a bound.
     rtol, atol : float, optional
@@ -66,7 +74,8 @@ def spectral_sum(
     SlqError
         What `spectral_measure` and `SpectralMeasure.trace` raise. What f returns is looked at before the first product.
     RequestError
-        If a tolerance is not a number ≥ 0, both are zero, or `probes` are given vectors, which cannot be added to.
+        If there is no such method, or it does not take one of the options; if a tolerance is not a number ≥ 0, both are
+        zero, or `probes` are given vectors, which cannot be added to.
 
     Warns
     -----
@@ -85,6 +94,7 @@ def spectral_sum(
     Golub and Meurant, Matrices, Moments and Quadrature with Applications, Princeton (2010), for the stopping of
     quadratures; Chow and Robbins, On the asymptotic theory of fixed-width sequential confidence intervals, Ann. Math.
     Statist. 36 (1965), for that of probes.
+    Chen and Hallman, Krylov-aware stochastic trace estimation, SIMAX 44 (2023).
 
     Examples
     --------
@@ -97,10 +107,13 @@ def spectral_sum(
     tolerance = tolerance_of(rtol, atol, confidence)
     known: dict[str, Any] = {"signs": signs, "lower": lower, "upper": upper}
     if tolerance is None:
-        return spectral_measure(A, **_capped(options, max_products)).trace(f, **known)
+        return measured(A, method, _capped(options, max_products)).trace(f, **known)
 
     def question(m: SpectralMeasure) -> tuple[Estimate, list[SlqWarning]]:
+        m = m.changed(deflated=deflated)
         return _questions.spectral_sum(m, f, float(m.n), prior=_truncation.prior(m, f, **known))
+
+    deflated = _of_tolerance(method)
 
     return estimate_to_tolerance(A, question, tolerance, max_products=max_products, **options)
 
@@ -108,6 +121,7 @@ def spectral_sum(
 def logdet(
     A: Any,
     *,
+    method: str = "slq",
     lower: float | None = None,
     upper: float | None = None,
     allow_singular: bool = False,
@@ -125,7 +139,7 @@ def logdet(
         Anything that `aslinearoperator` takes.
     lower, upper, allow_singular
         See `SpectralMeasure.logdet`.
-    rtol, atol, confidence, max_products, **options
+    method, rtol, atol, confidence, max_products, **options
         See `spectral_sum`. A log-determinant near zero needs an `atol`.
 
     Returns
@@ -150,11 +164,24 @@ def logdet(
     """
     tolerance = tolerance_of(rtol, atol, confidence)
     if tolerance is None:
-        measure = spectral_measure(A, **_capped(options, max_products))
+        measure = measured(A, method, _capped(options, max_products))
         return measure.logdet(lower=lower, upper=upper, allow_singular=allow_singular)
-    return estimate_to_tolerance(
-        A, lambda m: _logdet.logdet(m, lower, allow_singular, upper), tolerance, max_products=max_products, **options
-    )
+
+    def question(m: SpectralMeasure) -> tuple[Estimate, list[SlqWarning]]:
+        return _logdet.logdet(m.changed(deflated=deflated), lower, allow_singular, upper)
+
+    deflated = _of_tolerance(method)
+    return estimate_to_tolerance(A, question, tolerance, max_products=max_products, **options)
+
+
+def _of_tolerance(method: Any) -> bool:
+    """Whether a search for a tolerance deflates."""
+    if method not in ("slq", "deflate"):
+        raise RequestError(
+            f"rtol= and atol= add probes, which method='slq' and 'deflate' can, but method={method!r} was asked for; "
+            "take one of these, or leave the tolerance out"
+        )
+    return bool(method == "deflate")
 
 
 def _capped(options: dict[str, Any], max_products: int | None) -> dict[str, Any]:

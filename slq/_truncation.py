@@ -101,6 +101,10 @@ def truncation(
     if measure.exact.all():
         return Truncation(0.0, EXACT)
     found = None if prior.signs is None else bracket(measure, f, prior.signs, prior.ends, forms / masses)
+    if prior.declared and measure.is_block:
+        raise RequestError(
+            "signs= brings a bracket of the quadrature error of independent runs, but this is a block run; leave it out"
+        )
     if found is None and prior.declared:
         assert prior.signs is not None
         end = "upper=" if prior.signs.even == prior.signs.odd else "lower="
