@@ -30,7 +30,9 @@ class Run(NamedTuple):
     block: bool = False
 
     def measure(self, A: Any, seed: int) -> slq.SpectralMeasure:
-        options: dict[str, Any] = {"block": True} if self.block else {}  # a version without blocks still does the others
+        options: dict[str, Any] = (
+            {"block": True} if self.block else {}
+        )  # a version without blocks still does the others
         return slq.spectral_measure(
             A, num_probes=self.num_probes, num_steps=self.num_steps, rng=seed, check=False, **options
         )
