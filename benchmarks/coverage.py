@@ -152,20 +152,6 @@ def run(name: str, kinds: Iterable[str], seeds: int, block_seeds: int) -> Result
     return found
 
 
-def available(kinds: Iterable[str]) -> list[str]:
-    """Those of the kinds that this version of slq has."""
-    case, there = CASES["uniform"], []
-    for kind in kinds:
-        source, finish = KINDS[kind]
-        try:
-            finish(next(iter(source(case, range(1))))[2])
-        except (TypeError, AttributeError, NotImplementedError, SlqError) as error:
-            print(f"{kind} is left out: {error}", file=sys.stderr)
-        else:
-            there.append(kind)
-    return there
-
-
 def collect(names: Iterable[str], kinds: list[str], seeds: int, block_seeds: int, jobs: int) -> Results:
     """The cells of several cases, `jobs` at a time."""
     task = partial(run, kinds=kinds, seeds=seeds, block_seeds=block_seeds)
@@ -190,7 +176,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", default=str(PAGE), help="the page; - for standard output")
     chosen = parser.parse_args()
     began = time.perf_counter()
-    found = collect(chosen.cases, available(chosen.kinds), chosen.seeds, chosen.block_seeds, chosen.jobs)
+    found = collect(chosen.cases, chosen.kinds, chosen.seeds, chosen.block_seeds, chosen.jobs)
     text = page(found)
     if chosen.output == "-":
         print(text)
