@@ -1,0 +1,55 @@
+"""Log-determinants to a relative tolerance by imate and primate, where these are installed.
+
+Each takes a dense matrix, a tolerance and a seed, and returns the value and how many products it took. What a tool's
+tolerance means is its own: imate compares half a 95 % interval with it, primate one standard error.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import numpy as np
+import scipy.sparse.linalg
+
+_MOST = 10**5  # probes
+
+
+def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
+    import imate
+
+    value, info = imate.logdet(
+        A,
+        method="slq",
+        return_info=True,
+        error_rtol=rtol,
+        error_atol=0.0,
+        confidence_level=0.95,
+        max_num_samples=_MOST,
+        seed=seed + 1,  # 0 or negative: from the clock
+        num_threads=1,
+    )
+    degree = int(info["solver"]["lanczos_degree"])
+    return float(value), float(degree * np.max(info["convergence"]["num_samples_used"]))
+
+
+def _primate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
+    from primate.operators import matrix_function
+    from primate.trace import hutch
+
+    products = 0
+
+    def multiply(x: np.ndarray) -> np.ndarray:
+        nonlocal products
+        products += 1
+        return A @ x
+
+    counted = scipy.sparse.linalg.LinearOperator(A.shape, matvec=multiply, dtype=A.dtype)
+    value = hutch(matrix_function(counted, fun=np.log), converge="confidence", rtol=rtol, atol=0.0, seed=seed)
+    return float(np.squeeze(value)), float(products)
+
+
+_KNOWN: dict[str, Callable[[np.ndarray, float, int], tuple[float, float]]] = {"imate": _imate, "primate": _primate}
+PEERS = {name: run for name, run in _KNOWN.items() if find_spec(name) is not None}
+
+if missing := _KNOWN.keys() - PEERS.keys():
+    print(f"not installed, and left out: {', '.join(sorted(missing))}", file=sys.stderr)
