@@ -2,6 +2,7 @@
 
 from slq import analysis, errors, metrics
 from slq._algebra import add, scale, shift
+from slq._block_lanczos import BlockTridiagonal, block_lanczos
 from slq._check_operator import check_operator
 from slq._drivers import register_driver
 from slq._estimate import Density, Estimate
@@ -26,6 +27,7 @@ from slq.errors import SlqError, SlqWarning
 
 __all__ = [
     "Bidiagonal",
+    "BlockTridiagonal",
     "Density",
     "Estimate",
     "LinearOperator",
@@ -38,6 +40,7 @@ __all__ = [
     "add",
     "analysis",
     "aslinearoperator",
+    "block_lanczos",
     "check_operator",
     "concatenate",
     "deflate",

@@ -45,6 +45,7 @@ __all__ = [
     "scale_rows",
     "set_row",
     "subtract_rows",
+    "sum_wide",
     "to_host",
 ]
 
@@ -229,6 +230,14 @@ def dot(x: Array, y: Array) -> Array:
         short = products[..., :whole].unflatten(-1, (-1, _SHORT)).sum(-1)
         return short.sum(-1, dtype=xp.float64) + products[..., whole:].sum(-1, dtype=xp.float64)
     return xp.sum(products, axis=-1, dtype=xp.float64)
+
+
+def sum_wide(x: Array) -> Array:
+    """The sum along the first axis, accumulated in float64 where the library has it."""
+    xp = array_namespace(x)
+    if is_jax_array(x):
+        return xp.sum(x, axis=0)
+    return xp.sum(x, axis=0, dtype=xp.complex128 if is_complex(x) else xp.float64)
 
 
 def as_written(x: Array) -> contextlib.AbstractContextManager[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from slq._arrays import Array, is_complex, itemsize, library_name, recurrence_like
 from slq._basis import storage_for
+from slq._block_lanczos import BlockTridiagonal
 from slq._lanczos import basis_size, start
 from slq._measure import SpectralMeasure
 from slq._memory import forecast, forecast_check, is_out_of_memory, out_of_memory, require
@@ -21,7 +22,7 @@ from slq.errors import ClippedStepsWarning, NonFiniteError, OutOfMemoryWarning, 
 
 __all__ = ["Batches", "clipped", "memory_needed", "require_directions", "require_memory", "warn_if_clipped"]
 
-Runner = Callable[[Array, Callable[[int, int], None] | None], Tridiagonal]
+Runner = Callable[[Array, Callable[[int, int], None] | None], Tridiagonal | BlockTridiagonal]
 
 
 class Batches:
@@ -38,13 +39,23 @@ class Batches:
         As `run` does it.
     singular : bool
         The coefficients are those of bidiagonal matrices.
+    block : bool
+        Each batch is one run of block Lanczos.
     """
 
     def __init__(
-        self, products: Products, source: Any, run: Runner, *, reorthogonalize: bool | int, singular: bool = False
+        self,
+        products: Products,
+        source: Any,
+        run: Runner,
+        *,
+        reorthogonalize: bool | int,
+        singular: bool = False,
+        block: bool = False,
     ) -> None:
         A, kinds = products.operator, (bool, np.bool_)
         self._products, self._source, self._run, self._singular = products, source, run, singular
+        self._block = block
         self._provenance = {
             "slq": __version__,
             "library": library_name(A.like),
@@ -52,7 +63,7 @@ class Batches:
             "reorthogonalize": bool(reorthogonalize) if isinstance(reorthogonalize, kinds) else int(reorthogonalize),
         }
         self._probes: list[int] = []
-        self._runs: list[Tridiagonal] = []
+        self._runs: list[Any] = []
         self._norms: list[np.ndarray] = []
 
     def add_all(self, rows: int, progress: Callable[[int, int], None] | None) -> None:
@@ -65,8 +76,8 @@ class Batches:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if high - low == 1:
-                    raise self._no_memory(error) from error
+                if high - low == 1 or self._block:
+                    raise self._no_memory(error, high - low) from error
             else:
                 low = high
                 continue
@@ -91,29 +102,33 @@ class Batches:
         except (NonFiniteError, ProductError) as error:
             if high - low > 1 and is_out_of_memory(error):
                 raise  # these probes run again
-            lost = set(error.probes) if isinstance(error, NonFiniteError) else set()
+            lost = set(error.probes) if isinstance(error, NonFiniteError) and not self._block else set()
             kept = [i for i in range(low, high) if i not in lost]
-            if error.partial is not None and (not self._runs or lost):
+            if error.partial is not None and (not self._runs or lost):  # a block cut short fits no other run
                 self._keep(kept, error.partial, norms[[i - low for i in kept]])
             error.partial = self.measure() if self._runs else None
             raise
         self._keep(list(range(low, high)), done, norms)
 
-    def _no_memory(self, error: Exception) -> Exception:
-        """What to raise when one probe alone is too many."""
-        store = "" if self._singular else ", or basis_dtype='host'"
+    def _no_memory(self, error: Exception, rows: int) -> Exception:
+        """What to raise when so many probes are too many, and fewer are no answer."""
+        store = "" if self._singular else "basis_dtype='host'"
+        if self._block:
+            mend = f"pass a smaller batch_size= (probes that share a space), fewer steps, or {store}"
+        else:
+            mend = "pass reorthogonalize=False or an integer" + (f", or {store}" if store else "")
         failed = out_of_memory(
             error,
-            "with one probe alone",
-            f"pass reorthogonalize=False or an integer{store}, or let the operator work in smaller pieces (microbatch= "
-            "of slq_torch); what was computed before is kept in `.partial` of this error",
+            "with one probe alone" if rows == 1 else f"with a block of {rows} probes",
+            f"{mend}, or let the operator work in smaller pieces (microbatch= of slq_torch); what was computed before "
+            "is kept in `.partial` of this error",
         )
         failed.step = self._products.step
         if self._runs:
             failed.partial = self.measure()
         return failed
 
-    def _keep(self, probes: list[int], runs: Tridiagonal, norms: np.ndarray) -> None:
+    def _keep(self, probes: list[int], runs: Tridiagonal | BlockTridiagonal, norms: np.ndarray) -> None:
         self._probes += probes
         self._runs.append(runs)
         self._norms.append(norms)
@@ -121,9 +136,10 @@ class Batches:
     def measure(self) -> SpectralMeasure:
         """What is done so far."""
         source, probes = self._source, self._probes
+        join = np.stack if self._block else np.concatenate
         return SpectralMeasure(
-            np.concatenate([runs.alpha for runs in self._runs]),
-            np.concatenate([runs.beta for runs in self._runs]),
+            join([runs.alpha for runs in self._runs]),
+            join([runs.beta for runs in self._runs]),
             int(self._products.operator.shape[0]),
             sampler=source.sampler,
             seeds=() if source.seed is None else (source.seed,) * len(probes),
@@ -132,6 +148,7 @@ class Batches:
             is_complex=is_complex(self._products.operator.like),
             eps=self._products.eps,
             singular=self._singular,
+            start=join([runs.start for runs in self._runs]) if self._block else np.empty((0, 0, 0)),
             provenance=self._provenance,
         )
 
@@ -195,11 +212,11 @@ def _vectors_needed(
     return 16 * num_probes * num_steps + max(run, before)  # the coefficients come on top
 
 
-def require_memory(*operators: LinearOperator, **options: Any) -> None:
+def require_memory(*operators: LinearOperator, block: bool = False, **options: Any) -> None:
     """Refuse what does not fit into memory, naming what would.
 
-    The options are those of `memory_needed`. `left` is the length of the left vectors of a bidiagonalisation, which
-    stores its bases as they are and has no check before it.
+    The options are those of `memory_needed`; `block` tells a run of block Lanczos. `left` is the length of the left
+    vectors of a bidiagonalisation, which stores its bases as they are and has no check before it.
     """
 
     def needed(**others: Any) -> int:
@@ -209,16 +226,19 @@ def require_memory(*operators: LinearOperator, **options: Any) -> None:
     keep = basis_size(options["reorthogonalize"], options["num_steps"])
     checks = options["check"] is not False
     fitting = {"check=False": needed(check=False)} if checks else {}
-    if rows > 1:
+    if rows > 1 and not block:
         fitting["batch_size=1"] = needed(batch_size=1)
-    if keep:
+    if keep and not block:
         fitting["reorthogonalize=False"] = needed(reorthogonalize=False)
         if keep > 40:
             fitting["reorthogonalize=40"] = needed(reorthogonalize=40)
+    if keep:
         for kind in () if options.get("left") else ("bfloat16", "host"):
             with contextlib.suppress(RequestError):  # not every library has it
                 fitting[f"basis_dtype={kind!r}"] = needed(basis_dtype=kind)
-    least = "batch_size=1, reorthogonalize=False" + (", check=False" if checks else "")
+    least = (
+        ("block=False, " if block else "") + "batch_size=1, reorthogonalize=False" + (", check=False" if checks else "")
+    )
     fitting[least] = needed(batch_size=1, reorthogonalize=False, check=False)
     if len(operators) > 1:
         fitting["one operator after the other, in an ordinary dict"] = max(

@@ -11,7 +11,16 @@ from slq._check_vectors import draw
 from slq._products import Products, inner
 from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, SymmetryWarning
 
-__all__ = ["WRONG", "first_product", "judge_steps", "prescale", "rounding", "size_of_operator", "suspect"]
+__all__ = [
+    "WRONG",
+    "first_product",
+    "judge_difference",
+    "judge_steps",
+    "prescale",
+    "rounding",
+    "size_of_operator",
+    "suspect",
+]
 
 # Fifty times what rounding explains is suspect, and nothing under 1e-8 is; a hundredth of the norm is wrong where
 # precision can tell.
@@ -145,6 +154,15 @@ def judge_steps(read: Mapping[str, np.ndarray], eps: float, size_of_a: Callable[
             _warn_of_drift(int(late[0]) + 1, float(told[late[0]].max()))
     if "imag" in read:
         _judge_asymmetry(float(asymmetry(np.abs(read["imag"]), size).max()), eps)
+
+
+def judge_difference(difference: float, size: float, eps: float, size_of_a: Callable[[], float]) -> None:
+    """Raise or warn if entries of a projection and of its adjoint differ by more than rounding of ‖A‖.
+
+    `size` is that of what was seen so far; where all that may be rounding, `size_of_a` decides.
+    """
+    if difference > suspect(eps) * size and difference > _LOUD * eps * size_of_a():
+        _judge_asymmetry(difference / size, eps)
 
 
 def _warn_of_drift(step: int, asymmetry: float) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from slq._block_rules import block_lengths, block_rules, block_sizes
+from slq._deflation import deflated_weights, exact_nodes
 from slq._estimate import Sampling
 from slq._quadrature import gauss_rules, run_lengths, singular_rules, singular_run_lengths
 from slq.errors import RequestError
@@ -22,8 +24,9 @@ class Coefficients:
 
     Parameters
     ----------
-    alpha, beta : (k, m) array of float64
-        The recurrence coefficients; the last column of beta is the residual norm, a zero in beta ends a run.
+    alpha, beta : (k, m) array of float64, or (g, m, b, b) of float64 or complex128
+        The recurrence coefficients; the last column of beta is the residual norm, a zero in beta ends a run. In four
+        dimensions, those of g runs of block Lanczos from b = k/g probes each, as `BlockTridiagonal` describes them.
     n : int
         Dimension of the operator.
     sampler : str
@@ -42,6 +45,10 @@ class Coefficients:
         Whether they are those of Golub-Kahan runs from right vectors, A V = U B, Aᴴ U = V Bᴴ + β v eᵀ: alpha and beta
         (not negative) are then the diagonals and superdiagonals of the B, a zero in either ends a run, and the nodes
         are singular values of A instead of eigenvalues.
+    start : (g, b, b) array
+        The coordinates of the probes in the first blocks of block Lanczos runs; empty for others.
+    deflated : bool
+        Whether nodes that are eigenvalues of known multiplicity have the mass 1/n, not that which the probes show.
 
     Raises
     ------
@@ -60,13 +67,16 @@ class Coefficients:
     eps: float = float(np.finfo(np.float64).eps)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     singular: bool = False
+    start: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))
+    deflated: bool = False
 
     def __post_init__(self) -> None:
         self._require_numbers()
-        k = len(self.alpha)
+        for name in ("alpha", "beta", "start"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+        self._require_runs()
+        k = self.num_probes
         settled = {
-            "alpha": _frozen(self.alpha),
-            "beta": _frozen(self.beta),
             "seeds": tuple(self.seeds) or (0,) * k,
             "probe_ids": tuple(self.probe_ids) or tuple(range(k)),
             "squared_norms": _frozen(self.squared_norms if len(self.squared_norms) else np.full(k, float(self.n))),
@@ -74,33 +84,57 @@ class Coefficients:
         }
         for name, value in settled.items():
             object.__setattr__(self, name, value)
-        if self.alpha.ndim != 2 or self.alpha.size == 0 or self.alpha.shape != self.beta.shape:
-            raise RequestError(
-                f"alpha and beta expect one shape (k, m) with k, m >= 1, got {self.alpha.shape} and {self.beta.shape}"
-            )
         if not {len(self.seeds), len(self.probe_ids)} == {k} or self.squared_norms.shape != (k,):
             raise RequestError(f"seeds, probe_ids and squared_norms expect one entry for each of the {k} probes")
-        if not (np.isfinite(self.alpha).all() and np.isfinite(self.beta).all() and (self.beta >= 0).all()):
-            raise RequestError("alpha and beta must be finite, and beta not negative")
-        if self.singular and (self.alpha < 0).any():
-            raise RequestError(
-                "alpha of Golub-Kahan runs (singular=True) must not be negative: take its absolute value"
-            )
         if not (np.isfinite(self.squared_norms).all() and (self.squared_norms > 0).all()):
             raise RequestError("squared_norms must be finite and positive")
         if self.sampler != "fixed" and len(set(zip(self.seeds, self.probe_ids, strict=True))) < k:
             raise RequestError(f"a probe occurs twice among seeds {self.seeds} and probe_ids {self.probe_ids}")
 
+    def _require_runs(self) -> None:
+        shape = self.alpha.shape
+        if self.alpha.ndim not in (2, 4) or self.alpha.size == 0 or shape != self.beta.shape:
+            raise RequestError(
+                "alpha and beta expect one shape (k, m), or (g, m, b, b) for block runs, none of them zero, got "
+                f"{shape} and {self.beta.shape}"
+            )
+        if not (np.isfinite(self.alpha).all() and np.isfinite(self.beta).all()):
+            raise RequestError("alpha and beta must be finite, and beta not negative")
+        if self.is_block:
+            self._require_blocks()
+        elif self.start.size or not (self.beta >= 0).all():
+            raise RequestError("alpha and beta must be finite, and beta not negative; start= belongs to block runs")
+        if self.singular and (self.alpha < 0).any():
+            raise RequestError(
+                "alpha of Golub-Kahan runs (singular=True) must not be negative: take its absolute value"
+            )
+
+    def _require_blocks(self) -> None:
+        g, _, b, width = self.alpha.shape
+        if self.singular or width != b or self.start.shape != (g, b, b):
+            raise RequestError(
+                f"block runs expect alpha of shape (g, m, b, b), start of shape (g, b, b), and no singular=True, got "
+                f"{self.alpha.shape} and {self.start.shape}"
+            )
+        sizes = block_sizes(self.start, self.beta)
+        lengths = (np.abs(self.start) ** 2).sum(axis=1)
+        if not (np.isfinite(lengths).all() and np.allclose(lengths, 1.0, rtol=0, atol=1e-3) and sizes[:, 0].all()):
+            raise RequestError("start must hold coordinates of vectors of length one in its columns")
+        if (np.diff(sizes, axis=1) > 0).any() or not np.allclose(self.alpha, self.alpha.conj().swapaxes(2, 3)):
+            raise RequestError("block runs expect Hermitian alpha, and blocks that never grow")
+
     def _require_numbers(self) -> None:
-        for name in ("alpha", "beta", "squared_norms"):
-            if np.asarray(getattr(self, name)).dtype.kind not in "fiu":
-                raise RequestError(f"{name} expects real numbers, got {np.asarray(getattr(self, name)).dtype}")
+        for name in ("alpha", "beta", "start", "squared_norms"):
+            array = np.asarray(getattr(self, name))
+            if array.dtype.kind not in ("fiuc" if np.ndim(self.alpha) == 4 and name != "squared_norms" else "fiu"):
+                raise RequestError(f"{name} expects real numbers, got {array.dtype}")
         if not _is_count(self.n) or self.n < 1:
             raise RequestError(f"n expects an integer >= 1, got {self.n!r}")
         if not isinstance(self.eps, float) or not 0 < self.eps < 1:
             raise RequestError(f"eps expects a number between 0 and 1, got {self.eps!r}")
-        if not isinstance(self.singular, bool):
-            raise RequestError(f"singular expects True or False, got {self.singular!r}")
+        for name in ("singular", "deflated"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} expects True or False, got {getattr(self, name)!r}")
         if not isinstance(self.sampler, str):
             raise RequestError(f"sampler expects a name, got {self.sampler!r}")
         if not all(_is_count(i) for i in (*self.seeds, *self.probe_ids)):
@@ -113,28 +147,73 @@ class Coefficients:
 
     @cached_property
     def _rules(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        nodes, weights, residuals = (singular_rules if self.singular else gauss_rules)(self.alpha, self.beta)
+        if self.is_block:
+            rules = block_rules(self.start, self.alpha, self.beta)
+        else:
+            rules = (singular_rules if self.singular else gauss_rules)(self.alpha, self.beta)
+        nodes, weights, residuals = rules
         return _frozen(nodes), _frozen(weights), _frozen(residuals)
 
     @property
     def nodes(self) -> np.ndarray:
-        """(k, m) Ritz values (or singular values), increasing; a run that ended early repeats its last one."""
+        """(k, M) Ritz values (or singular values), increasing; a run that ended early repeats its last one.
+
+        M is the number of steps, or up to b times that for the probes of a block run, which share their nodes.
+        """
         return self._rules[0]
 
-    @property
+    @cached_property
     def weights(self) -> np.ndarray:
-        """(k, m) quadrature weights: not negative, each row sums to one."""
-        return self._rules[1]
+        """(k, M) quadrature weights: not negative, each row sums to one."""
+        if not self.deflated:
+            return self._rules[1]
+        return _frozen(deflated_weights(self._rules[1], self.exact_nodes, self.n))
+
+    @cached_property
+    def exact_nodes(self) -> np.ndarray:
+        """(k, M) array of bool: nodes whose mass is exact, all False unless `deflated`."""
+        if not self.deflated:
+            return np.zeros(self.nodes.shape, bool)
+        nodes, weights, residuals = self._rules
+        return exact_nodes(
+            nodes,
+            weights,
+            residuals,
+            shared=self.shared_by,
+            n=self.n,
+            rounding=self.rounding,
+            is_complex=self.is_complex,
+        )
+
+    @property
+    def random_weights(self) -> np.ndarray:
+        """(k, M) array: the weights that carry a sampling error, all of them unless `deflated`."""
+        return np.where(self.exact_nodes, 0.0, self.weights)
+
+    @property
+    def undeflated(self) -> Self:
+        """The measure with the masses that the probes show."""
+        return self.changed(deflated=False) if self.deflated else self
 
     @property
     def residuals(self) -> np.ndarray:
-        """(k, m) distances: within each of its node lies an eigenvalue (up to rounding)."""
+        """(k, M) distances: within each of its node lies an eigenvalue (up to rounding)."""
         return self._rules[2]
 
     @property
     def num_probes(self) -> int:
         """The number of probes, k."""
-        return self.alpha.shape[0]
+        return self.alpha.shape[0] * self.shared_by
+
+    @property
+    def is_block(self) -> bool:
+        """Whether probes share Krylov spaces."""
+        return np.ndim(self.alpha) == 4
+
+    @property
+    def shared_by(self) -> int:
+        """The number of probes that share a Krylov space, b; 1 for independent runs."""
+        return self.alpha.shape[2] if self.is_block else 1
 
     @property
     def num_steps(self) -> int:
@@ -144,6 +223,8 @@ class Coefficients:
     @property
     def products(self) -> int:
         """Operator-vector products that the coefficients rest on: one per step, two (A and Aᴴ) of Golub-Kahan runs."""
+        if self.is_block:
+            return int(block_sizes(self.start, self.beta).sum())
         return int((1 + self.singular) * self.lengths.sum())
 
     @property
@@ -168,11 +249,15 @@ class Coefficients:
     @property
     def exact(self) -> np.ndarray:
         """(k,) array of bool: runs that met an invariant subspace, so that their quadrature has no error."""
+        if self.is_block:
+            return np.repeat(~self.beta[:, -1].any(axis=(1, 2)), self.shared_by)
         return ((self.beta == 0) | (self.singular & (self.alpha == 0))).any(axis=1)
 
     @property
     def lengths(self) -> np.ndarray:
         """(k,) array of int: the number of steps of each run."""
+        if self.is_block:
+            return np.repeat(block_lengths(self.start, self.beta), self.shared_by)
         return singular_run_lengths(self.alpha, self.beta) if self.singular else run_lengths(self.beta)
 
     @property
@@ -212,6 +297,6 @@ def _is_count(value: Any) -> bool:
 
 
 def _frozen(values: Any) -> np.ndarray:
-    array = np.array(values, dtype=np.float64)
+    array = np.array(values, dtype=np.complex128 if np.iscomplexobj(values) else np.float64)
     array.setflags(write=False)
     return array

@@ -1,11 +1,13 @@
 """Floor 2: the distribution of the eigenvalues, from the masses of the nodes. `SpectralMeasure` documents it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from slq._coefficients import Coefficients
 from slq._estimate import Estimate
+from slq._questions import nested_difference
 from slq.errors import RequestError
 
 __all__ = ["cdf", "count", "histogram", "quantile"]
@@ -18,8 +20,8 @@ def cdf(measure: Coefficients, x: Any) -> Estimate:
         raise RequestError("cdf(x) met NaN in x; remove it")
     forms = _mass_below(measure, x)
     value = forms.mean(axis=0)
-    stderr, dof = measure.sampling.error(forms, value * (1 - value))
-    lower, upper = _interlacing_bounds(measure, x)
+    stderr, dof = measure.sampling.error(forms, _variance(measure, _mass_below(measure, x, loose=True)))
+    lower, upper = _bounds(measure, x)
     return Estimate(
         value=value[()],
         stderr=None if stderr is None else stderr[()],
@@ -36,8 +38,11 @@ def count(measure: Coefficients, low: float, high: float) -> Estimate:
     if not low <= high:
         raise RequestError(f"count(low, high) expects low <= high, got {low!r} and {high!r}")
     ends = np.array([low, high], dtype=np.float64)
-    forms = _mass_below(measure, ends[1:]) - _mass_below(measure, ends[:1], strictly=True)
-    return _masses(measure, forms, ends, float(measure.n), lambda x: float(x[0]))
+
+    def masses(*, loose: bool) -> np.ndarray:
+        return _mass_below(measure, ends[1:], loose=loose) - _mass_below(measure, ends[:1], strictly=True, loose=loose)
+
+    return _masses(measure, masses, ends, float(measure.n), lambda x: float(x[0]))
 
 
 def histogram(measure: Coefficients, edges: Any) -> Estimate:
@@ -48,16 +53,23 @@ def histogram(measure: Coefficients, edges: Any) -> Estimate:
             f"histogram(edges) expects a one-dimensional, increasing array of two or more, got shape {edges.shape}; "
             "sort it and remove repeats and NaN (the ends may be infinite)"
         )
-    below = _mass_below(measure, edges, strictly=True)
-    below[:, -1] = _mass_below(measure, edges[-1:])[:, 0]
-    return _masses(measure, np.diff(below), edges, 1.0, lambda x: x)
+
+    def masses(*, loose: bool) -> np.ndarray:
+        below = _mass_below(measure, edges, strictly=True, loose=loose)
+        below[:, -1] = _mass_below(measure, edges[-1:], loose=loose)[:, 0]
+        return np.diff(below)
+
+    return _masses(measure, masses, edges, 1.0, lambda x: x)
 
 
-def _masses(measure: Coefficients, forms: np.ndarray, edges: np.ndarray, factor: float, give: Any) -> Estimate:
-    """The masses between edges, `forms` (k, bins) in each probe, with what interlacing leaves open about them."""
+def _masses(
+    measure: Coefficients, masses: Callable[..., np.ndarray], edges: np.ndarray, factor: float, give: Any
+) -> Estimate:
+    """The masses (k, bins) between edges in each probe, with what interlacing leaves open about them."""
+    forms = masses(loose=False)
     value = forms.mean(axis=0)
-    stderr, dof = measure.sampling.error(forms, value * (1 - value))
-    lower, upper = _interlacing_bounds(measure, edges)
+    stderr, dof = measure.sampling.error(forms, _variance(measure, masses(loose=True)))
+    lower, upper = _bounds(measure, edges)
     lower[np.isinf(edges)] = upper[np.isinf(edges)] = (edges[np.isinf(edges)] > 0).astype(float)
     slack = np.maximum(upper[1:] - lower[:-1] - value, value - (lower[1:] - upper[:-1]))
     truncation = np.zeros_like(value) if measure.exact.all() else np.maximum(slack, 0.0)
@@ -72,30 +84,67 @@ def _masses(measure: Coefficients, forms: np.ndarray, edges: np.ndarray, factor:
     )
 
 
-def _mass_below(measure: Coefficients, x: np.ndarray, *, strictly: bool = False) -> np.ndarray:
-    """The mass of each probe's measure at or below x: (k, *x.shape)."""
+def _variance(measure: Coefficients, loose: np.ndarray) -> Any:
+    """What the sampling error rests on: that of an indicator function, over the weights that are random."""
+    part = loose.mean(axis=0)
+    return measure.sampling.variance(measure.random_weights.sum(axis=1).mean(), part, part)
+
+
+def _mass_below(measure: Coefficients, x: np.ndarray, *, strictly: bool = False, loose: bool = False) -> np.ndarray:
+    """The mass of each probe's measure at or below x, or that of its `loose` nodes only: (k, *x.shape)."""
     masses = []
     edge = x - measure.rounding if strictly else x + measure.rounding
-    for theta, weight in zip(measure.nodes, measure.weights, strict=True):
-        sums = _sums(weight)
+    weights = measure.random_weights if loose else measure.weights
+    for theta, weight in zip(measure.nodes, weights, strict=True):
+        sums = _sums(weight, weight.sum() if loose else 1.0)
         masses.append(sums[np.searchsorted(theta, edge, side="left" if strictly else "right")])
     return np.stack(masses)
 
 
-def _sums(weight: np.ndarray) -> np.ndarray:
-    """Sums of the first 0 … m weights as parts of all: from 0 to 1, to the bit."""
+def _sums(weight: np.ndarray, total: float = 1.0) -> np.ndarray:
+    """Sums of the first 0 … m weights, scaled so that they go from 0 to the total, to the bit."""
     sums = np.concatenate([[0.0], weight.cumsum()])
-    return sums / sums[-1]
+    return sums * (total / sums[-1]) if sums[-1] > 0 else sums
+
+
+def _bounds(measure: Coefficients, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Between what the mean distribution function of the probes lies, as far as quadrature goes.
+
+    Interlacing is a theorem for independent runs. Where probes share nodes, or nodes have their exact mass, it is none,
+    and wide: there, the loose nodes within whose residuals x lies, and what a fifth of the steps changes, are doubtful.
+    Measured on six spectra at 100 points, for the same probes: the sum is above the error in all cases.
+    """
+    lower, upper = _interlacing_bounds(measure, x)
+    if not (measure.is_block or measure.deflated):
+        return lower, upper
+    value = _mass_below(measure, x).mean(axis=0)
+    doubt = nested_difference(measure, lambda m: _mass_below(m, x).mean(axis=0), value) + _mass_around(measure, x)
+    return np.maximum(lower, value - doubt), np.minimum(upper, value + doubt)
+
+
+def _mass_around(measure: Coefficients, x: np.ndarray) -> np.ndarray:
+    """The mean mass of the nodes within whose residual x lies, of those whose mass is random."""
+    mass = np.zeros(x.shape)
+    for theta, weight, residual in zip(measure.nodes, measure.random_weights, measure.residuals, strict=True):
+        mass += (weight * (np.abs(x[..., None] - theta) < residual)).sum(axis=-1)
+    return mass / measure.num_probes
 
 
 def _interlacing_bounds(measure: Coefficients, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over the probes of the bounds that interlacing sets to each probe's own distribution function."""
+    """Means over the probes of the bounds that interlacing sets to each probe's own distribution function.
+
+    Nodes of exact mass are sure; of b probes that share their nodes, b nodes together separate the mass.
+    """
     lower, upper = [], []
-    for theta, weight, exact in zip(measure.nodes, measure.weights, measure.exact, strict=True):
-        sums = _sums(weight)
-        below = np.searchsorted(theta, x + measure.rounding, side="right")
-        lower.append(sums[below if exact else np.maximum(below - 1, 0)])
-        upper.append(sums[below if exact else np.minimum(below + 1, theta.size)])
+    rows = zip(measure.nodes, measure.weights, measure.exact_nodes, measure.exact, strict=True)
+    for theta, weight, sure, ended in rows:
+        loose = _sums(weight[~sure], 1.0 - weight[sure].sum())
+        place = np.searchsorted(theta[sure], x + measure.rounding, side="right")
+        known = np.concatenate([[0.0], weight[sure].cumsum()])[place]
+        below = np.searchsorted(theta[~sure], x + measure.rounding, side="right")
+        apart = 0 if ended else measure.shared_by
+        lower.append(known + loose[np.maximum(below - apart, 0)])
+        upper.append(known + loose[np.minimum(below + apart, loose.size - 1)])
     return np.mean(lower, axis=0), np.mean(upper, axis=0)
 
 

@@ -54,6 +54,15 @@ class Sampling:
         surprising = sample > plug_in * stats.chi2.ppf(0.99, k - 1) / (k - 1)
         return np.sqrt(np.where(surprising, sample, plug_in)), np.where(surprising, float(k - 1), np.inf)
 
+    def variance(self, total: Any, first: Any, second: Any) -> Any:
+        """What `error` wants for its `variance`, of a part of the measure: its mass and sums of wf and wf².
+
+        Where the rest is known, the probes are those of the sphere in the remaining r·n dimensions, r being the mass.
+        """
+        shift = 1 if self.is_complex else 2
+        centred = np.maximum(second - first**2 / np.where(total > 0, total, 1.0), 0.0)
+        return total * (self.n + shift) / (self.n * total + shift) * centred
+
 
 @dataclass(frozen=True)
 class Estimate:

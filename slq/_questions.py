@@ -24,6 +24,7 @@ def _values_at_nodes(measure: Coefficients, f: Function) -> np.ndarray:
 
 def quadratic_forms(measure: Coefficients, f: Function) -> np.ndarray:
     """xᵢᴴ f(A) xᵢ of each unscaled probe: (k,)."""
+    measure = measure.undeflated
     return measure.squared_norms * (measure.weights * _values_at_nodes(measure, f)).sum(axis=1)
 
 
@@ -39,14 +40,19 @@ def spectral_sum(
     values = _values_at_nodes(measure, f)
     unit = 2.0 ** np.frexp(np.abs(values).max())[1]  # squares of extreme values stay finite
     values, factor = values / unit, factor * unit
-    # Given vectors define a measure of mass one, whatever their length.
-    masses = 1.0 if measure.sampler == "fixed" else measure.squared_norms / measure.n
+    # Given vectors define a measure of mass one, whatever their length; deflated ones have it by construction.
+    masses = 1.0 if measure.sampler == "fixed" or measure.deflated else measure.squared_norms / measure.n
     forms = masses * (measure.weights * values).sum(axis=1)
-    centred = np.where(measure.weights > 0, values - forms.mean(), 0.0)
-    stderr, dof = measure.sampling.error(forms, (measure.weights * centred**2).sum(axis=1).mean())
+    loose = measure.random_weights
+    total = loose.sum(axis=1).mean()
+    centre = (loose * values).sum() / loose.sum() if measure.deflated and total > 0 else forms.mean()
+    centred = np.where(loose > 0, values - centre, 0.0)
+    variance = measure.sampling.variance(total, 0.0, (loose * centred**2).sum(axis=1).mean())
+    stderr, dof = measure.sampling.error(forms, variance)
     value = factor * forms.mean()
 
     def question(shorter: Coefficients) -> Any:
+        masses = 1.0 if shorter.sampler == "fixed" else shorter.squared_norms / shorter.n
         return factor * (masses * (shorter.weights * _values_at_nodes(shorter, f) / unit).sum(axis=1)).mean()
 
     exact = degree is not None and _integrates(measure, degree)
@@ -91,6 +97,9 @@ def nested_difference(measure: Coefficients, question: Callable[[Coefficients], 
     """The change of an answer when a fifth of the steps is dropped: an estimate of its quadrature error."""
     if measure.exact.all():
         return np.zeros(np.shape(value))[()]
+    if measure.deflated:  # fewer steps know fewer masses, which changes the answer more than the quadrature
+        measure = measure.undeflated
+        value = question(measure)
     if measure.shorter is None:
         return np.full(np.shape(value), np.inf)[()]
     return np.abs(value - question(measure.shorter))

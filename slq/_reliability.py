@@ -81,7 +81,7 @@ def effective_rank(measure: Coefficients, centred: np.ndarray) -> float:
     The sums are those over the nodes, n Σ w g². The weight of a node is as random as the form, but where all probes
     found an eigenvalue and their weights agree with multiplicity one, it is known to be 1/n.
     """
-    weights = measure.weights.copy()
+    weights = measure.random_weights
     per_probe = 2 if measure.is_complex else 1
     most = stats.chi2.ppf(0.999, measure.num_probes * per_probe) / (measure.num_probes * per_probe)
     for value in outliers(measure, _TOLERANCE).values:

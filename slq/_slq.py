@@ -9,6 +9,7 @@ import numpy as np
 
 from slq._arrays import Array, is_complex
 from slq._batches import Batches, clipped, memory_needed, require_directions, require_memory, warn_if_clipped
+from slq._block_lanczos import run_block
 from slq._check_operator import quick_check
 from slq._estimate import Estimate
 from slq._functions import try_function
@@ -33,6 +34,7 @@ def spectral_measure(
     probes: Sampler | Array = sphere,
     first_probe: int = 0,
     reorthogonalize: bool | int = True,
+    block: bool = False,
     basis_dtype: Any = None,
     batch_size: int | None = None,
     check: bool | Mapping[str, str] = True,
@@ -58,10 +60,15 @@ def spectral_measure(
         Number of the first probe: runs of one seed with disjoint numbers can be joined with `concatenate`.
     reorthogonalize : bool or int
         See `lanczos`.
+    block : bool
+        Give all probes one Krylov space (`block_lanczos`) instead of one each: as many products find several times as
+        many eigenvalues, which `SpectralMeasure.deflate` then takes out of the sampling error. It takes more work per
+        product, each new vector being made orthogonal to all others, and the same memory.
     basis_dtype : {None, "float32", "bfloat16", "host"}
         See `lanczos`.
     batch_size : int, optional
-        How many probes run together; all by default. Less memory, the same probes.
+        How many probes run together; all by default. Less memory, the same probes. With `block`, how many share a
+        space, which must divide `num_probes`; the results depend on it.
     check : bool or mapping of str to str
         First multiply ten random vectors to see whether A is repeatable, linear and symmetric (`check_operator`), then
         watch its symmetry during the run, which takes no product. A mapping names the checks that may fail, each with
@@ -116,8 +123,10 @@ def spectral_measure(
         A = complexified(A)
     rows = source.num_probes if batch_size is None else min(source.num_probes, count("batch_size", batch_size))
     watch = check is not False
+    _require_block(block, reorthogonalize, source.num_probes, rows)
     require_memory(
         A,
+        block=block,
         num_probes=source.num_probes,
         batch_size=rows,
         num_steps=num_steps,
@@ -130,11 +139,13 @@ def spectral_measure(
     if watch:
         expected = check if isinstance(check, Mapping) else None
         products.eps, watch = quick_check(A, products, expected_failures=expected, batch_size=rows)
-    run_all = functools.partial(
-        run, products, num_steps=num_steps, reorthogonalize=reorthogonalize, basis_dtype=basis_dtype, check=watch
-    )
+    method = run_block if block else functools.partial(run, reorthogonalize=reorthogonalize)
     batches = Batches(
-        products, source, lambda v, report: run_all(v=v, progress=report), reorthogonalize=reorthogonalize
+        products,
+        source,
+        lambda v, report: method(products, v, num_steps, basis_dtype=basis_dtype, check=watch, progress=report),
+        reorthogonalize=reorthogonalize,
+        block=block,
     )
     batches.add_all(rows, progress)
     measure = batches.measure()
@@ -143,6 +154,21 @@ def spectral_measure(
         warnings.warn(ghosts, stacklevel=2)
     warn_if_clipped(measure, asked, num_steps)
     return measure
+
+
+def _require_block(block: Any, reorthogonalize: Any, num_probes: int, rows: int) -> None:
+    if not isinstance(block, bool | np.bool_):
+        raise RequestError(f"block= expects True or False, got {block!r}")
+    if block and reorthogonalize is not True:
+        raise RequestError(
+            f"block=True makes each new vector orthogonal to all others, but reorthogonalize={reorthogonalize!r} was "
+            "asked for; leave it out, or take block=False"
+        )
+    if block and num_probes % rows:
+        raise RequestError(
+            f"block=True expects a batch_size= that divides the number of probes, got {rows} for {num_probes}: all "
+            "blocks of a measure have one size"
+        )
 
 
 def memory_forecast(
@@ -204,6 +230,8 @@ def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) ->
             f"only a measure of one seed and a built-in sampler can be extended, not {measure.sampler!r} with "
             f"{len(set(measure.seeds))} seed(s); compute another measure and join it with concatenate"
         )
+    if measure.is_block:
+        options = {"block": True, "batch_size": measure.shared_by, **options}
     more = spectral_measure(
         A,
         num_probes=num_probes,
@@ -214,7 +242,7 @@ def extend(measure: SpectralMeasure, A: Any, num_probes: int, **options: Any) ->
         reorthogonalize=measure.provenance.get("reorthogonalize", True),
         **options,
     )
-    return concatenate([measure, more])
+    return concatenate([measure, more.deflate() if measure.deflated else more])
 
 
 def spectral_sum(A: Any, f: Callable[[np.ndarray], Any], **options: Any) -> Estimate:

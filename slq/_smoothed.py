@@ -44,7 +44,7 @@ def density(
 def _evaluated(measure: Coefficients, x: np.ndarray, width: float, kernel: Kernel) -> Density:
     forms, squares = smooth(x, measure.nodes, measure.weights, width, kernel)
     mean = forms.mean(axis=0)
-    stderr, dof = measure.sampling.error(forms, np.maximum(squares.mean(axis=0) - mean**2, 0.0))
+    stderr, dof = measure.sampling.error(forms, _variance(measure, x, width, kernel, (mean, squares.mean(axis=0))))
     truncation = nested_difference(
         measure, lambda m: smooth(x, m.nodes, m.weights, width, kernel)[0].mean(axis=0), mean
     )
@@ -59,6 +59,15 @@ def _evaluated(measure: Coefficients, x: np.ndarray, width: float, kernel: Kerne
         x=x,
         width=float(width),
     )
+
+
+def _variance(
+    measure: Coefficients, x: np.ndarray, width: float, kernel: Kernel, moments: tuple[np.ndarray, np.ndarray]
+) -> Any:
+    """What the sampling error rests on, from the mean sums of the kernel and its square over all nodes."""
+    if measure.deflated:
+        moments = tuple(smooth(x, measure.nodes, measure.random_weights, width, kernel).mean(axis=1))
+    return measure.sampling.variance(measure.random_weights.sum(axis=1).mean(), *moments)
 
 
 def _resolution(measure: Coefficients, moved: float, width: float | None) -> list[SlqWarning]:

@@ -16,8 +16,8 @@ __all__ = ["load", "save"]
 
 _T = TypeVar("_T")
 _FORMAT = "slq.SpectralMeasure"
-_VERSION = 1
-_ARRAYS = ("alpha", "beta", "squared_norms")
+_VERSIONS = (1, 2)  # the second has block runs and deflated measures
+_ARRAYS = ("alpha", "beta", "squared_norms", "start")
 _SLACK = 1 << 16  # bytes that the members' headers may add to the arrays
 
 
@@ -25,7 +25,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write the fields of a measure: numbers as arrays, the rest as one JSON text."""
     header = {name: value for name, value in state.items() if name not in _ARRAYS}
     header["provenance"] = dict(header["provenance"])
-    text = json.dumps({"format": _FORMAT, "version": _VERSION, **header}, allow_nan=False)
+    text = json.dumps({"format": _FORMAT, "version": _VERSIONS[-1], **header}, allow_nan=False)
     with write_atomically(path) as file:
         np.savez(file, header=np.array(text), **{name: state[name] for name in _ARRAYS})
 
@@ -37,7 +37,7 @@ def load(path: str | os.PathLike[str], make: Callable[..., _T]) -> _T:
             _refuse_compression(file)
             with np.load(file, allow_pickle=False) as archive:
                 header = json.loads(str(archive["header"]))
-                arrays = {name: archive[name] for name in _ARRAYS}
+                arrays = {name: archive[name] for name in _ARRAYS if name in archive}
         except Exception as error:  # zipfile, NumPy and JSON raise a dozen kinds on damaged files
             raise FileFormatError(
                 f"{Path(path)} is not a measure written by slq, or is damaged ({type(error).__name__}: {error}); "
@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], make: Callable[..., _T]) -> _T:
             ) from error
     if not isinstance(header, dict) or header.pop("format", None) != _FORMAT:
         raise FileFormatError(f"{Path(path)} holds something else than a measure; expected format {_FORMAT!r}")
-    if header.pop("version", None) != _VERSION:
+    if header.pop("version", None) not in _VERSIONS:
         raise FileFormatError(f"{Path(path)} was written by a newer version of slq; update slq to read it")
     try:
         return make(**header, **arrays)

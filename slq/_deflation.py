@@ -1,0 +1,116 @@
+"""Floor 1: which nodes are eigenvalues whose mass is known, and the weights that follow."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+__all__ = ["Clusters", "clusters", "deflated_weights", "exact_nodes"]
+
+# A Ritz vector lies within residual/gap of an eigenspace, so that its eigenvalue carries all but the square of that of
+# its mass. Measured on a network's Hessian (n = 15,910, 400 and 800 products): 0.1 to 0.01 give equal errors, 0.001
+# leaves converged nodes out, and residuals of 1e-3 of the norm without regard to gaps are catastrophic.
+_SEPARATION = 0.03
+
+# A mass that simple eigenvalues show once in a thousand times is one of several; of all of them together, in a hundred.
+_ONE, _ALL = 0.999, 0.99
+
+
+class Clusters(NamedTuple):
+    """Nodes of one rule in groups that rounding cannot tell apart.
+
+    Attributes
+    ----------
+    labels : (M,) array of int
+        The number of each node's cluster, in increasing order.
+    converged : (M,) array of bool
+        Whether the cluster is an eigenvalue: its residuals are small beside the gap to all others.
+    """
+
+    labels: np.ndarray
+    converged: np.ndarray
+
+
+def clusters(nodes: np.ndarray, residuals: np.ndarray, rounding: float) -> Clusters:
+    """Group the increasing nodes of one rule, and see which of the groups have converged.
+
+    An eigenvalue lies within the residual of each node, and thus of each neighbour: what is left of the distance is the
+    gap.
+    """
+    radius = np.maximum(residuals, rounding / 4)
+    labels = np.concatenate([[0], np.cumsum(np.diff(nodes) > rounding)])
+    first = np.flatnonzero(np.diff(labels, prepend=-1))
+    last = np.append(first[1:], nodes.size) - 1
+    reach = np.maximum.reduceat(radius, first)
+    below = nodes[first] - np.concatenate([[-np.inf], np.maximum.accumulate(nodes[last] + reach)[:-1]])
+    above = np.concatenate([np.minimum.accumulate((nodes[first] - reach)[::-1])[-2::-1], [np.inf]]) - nodes[last]
+    return Clusters(labels, (reach <= _SEPARATION * np.minimum(below, above))[labels])
+
+
+def exact_nodes(
+    nodes: np.ndarray,
+    weights: np.ndarray,
+    residuals: np.ndarray,
+    *,
+    shared: int,
+    n: int,
+    rounding: float,
+    is_complex: bool,
+) -> np.ndarray:
+    """The nodes that are eigenvalues of known multiplicity, so that each has the mass 1/n: (k, M) array of bool.
+
+    Parameters
+    ----------
+    nodes, weights, residuals : (k, M) array
+    shared : int
+        So many rows share their Krylov space, which then has so many vectors in the space of a multiple eigenvalue;
+        fewer copies than that are all there are. With one row each, a mass beyond what a simple eigenvalue shows
+        tells a multiple one, and it is left alone.
+    n : int
+    rounding : float
+        What is nearer is one.
+    is_complex : bool
+    """
+    exact = np.zeros(nodes.shape, bool)
+    for low in range(0, len(nodes), shared):
+        rows = slice(low, low + shared)
+        used = weights[rows].any(axis=0)
+        found = clusters(nodes[low, used], residuals[low, used], rounding)
+        copies = np.bincount(found.labels)[found.labels]
+        most = 1 if shared == 1 else shared - 1
+        exact[rows, used] = found.converged & (copies <= most)
+    return _without_multiple(exact, nodes, weights, n, rounding, 2 if is_complex else 1)
+
+
+def _without_multiple(
+    exact: np.ndarray, nodes: np.ndarray, weights: np.ndarray, n: int, rounding: float, per_probe: int
+) -> np.ndarray:
+    """`exact` without what has more mass than its number of copies explains: n times it is χ² on random probes."""
+    values = np.sort(nodes[exact])
+    if not values.size:
+        return exact
+    kept, total, freedom = exact.copy(), 0.0, 0
+    for group in np.split(values, np.flatnonzero(np.diff(values) > 2 * rounding) + 1):
+        same = exact & (nodes >= group[0] - rounding) & (nodes <= group[-1] + rounding)
+        rows = same.any(axis=1)
+        mass = per_probe * n * float(weights[same].sum())
+        copies = per_probe * int(same.sum())
+        if mass > stats.chi2.ppf(_ONE, copies):
+            kept &= ~same
+        elif rows.all():  # where some probes missed it, the others are those that saw much of it
+            total, freedom = total + mass, freedom + copies
+    if freedom and total > stats.chi2.ppf(_ALL, freedom):
+        return np.zeros_like(exact)
+    return kept
+
+
+def deflated_weights(weights: np.ndarray, exact: np.ndarray, n: int) -> np.ndarray:
+    """Weights of 1/n where `exact`, and the others scaled to what is left of one.
+
+    A row without mass elsewhere, though there are more dimensions, stays as it is.
+    """
+    known = exact.sum(axis=1, keepdims=True) / n
+    seen = weights.sum(axis=1, where=~exact, keepdims=True)
+    fits = (known <= 1) & ((seen > 0) | (known == 1))
+    rest = weights * np.where(seen > 0, (1 - known) / np.where(seen > 0, seen, 1.0), 0.0)
+    return np.where(fits, np.where(exact, 1 / n, rest), weights)
