@@ -11,11 +11,14 @@ from importlib.util import find_spec
 import numpy as np
 import scipy.sparse.linalg
 
-_MOST = 10**5  # probes
+
+def _most_probes(rtol: float) -> int:
+    """Twice what the hardest operator of `tolerances` needs; a tool that met NaN would not stop before."""
+    return int(10 / rtol) + 10
 
 
 def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
-    import imate
+    import imate  # type: ignore[import-not-found]
 
     value, info = imate.logdet(
         A,
@@ -24,7 +27,7 @@ def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
         error_rtol=rtol,
         error_atol=0.0,
         confidence_level=0.95,
-        max_num_samples=_MOST,
+        max_num_samples=_most_probes(rtol),
         seed=seed + 1,  # 0 or negative: from the clock
         num_threads=1,
     )
@@ -33,8 +36,9 @@ def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
 
 
 def _primate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
-    from primate.operators import matrix_function
-    from primate.trace import hutch
+    from primate.estimators import ConfidenceCriterion, CountCriterion  # type: ignore[import-not-found]
+    from primate.operators import matrix_function  # type: ignore[import-not-found]
+    from primate.trace import hutch  # type: ignore[import-not-found]
 
     products = 0
 
@@ -44,7 +48,12 @@ def _primate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
         return A @ x
 
     counted = scipy.sparse.linalg.LinearOperator(A.shape, matvec=multiply, dtype=A.dtype)
-    value = hutch(matrix_function(counted, fun=np.log), converge="confidence", rtol=rtol, atol=0.0, seed=seed)
+    until = ConfidenceCriterion(rtol=rtol, atol=0.0) | CountCriterion(count=_most_probes(rtol))
+    try:
+        with np.errstate(invalid="raise", divide="raise"):  # NaN would keep it running for ever
+            value = hutch(matrix_function(counted, fun=np.log), converge=until, seed=seed)
+    except FloatingPointError:  # the logarithm of a node that is not positive
+        return np.nan, float(products)
     return float(np.squeeze(value)), float(products)
 
 

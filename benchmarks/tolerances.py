@@ -1,10 +1,8 @@
 """Log-determinants to a relative tolerance: how often it is met, and at what cost: `python -m benchmarks.tolerances`.
 
 Ten positive definite operators of the battery, beside imate and primate where these are installed. slq runs on the
-diagonal matrix of the exact eigenvalues, where sphere probes have the same distribution (`--operators`: on the operators
-themselves); the others draw Rademacher probes and get the dense matrices, with their own defaults for the number of steps.
-Wherever slq needs fewer products than a probe count would, it has taken a way of its own, such as the n products of all
-unit vectors.
+diagonal matrix of the exact eigenvalues, on which sphere probes have the same distribution (`--operators`: on the
+operators themselves); the others draw Rademacher probes, get the dense matrices, and take their own number of steps.
 """
 
 import argparse
@@ -70,7 +68,7 @@ def ours(problem: Problem, rtol: float, seed: int, on_operator: bool) -> Outcome
 
 def theirs(tool: Callable[..., tuple[float, float]], problem: Problem, rtol: float, seed: int) -> Outcome:
     value, products = tool(problem.matrix(), rtol, seed)
-    return Outcome(value, products, True)  # both stop at the tolerance or at 10⁵ probes
+    return Outcome(value, products, True)  # they stop there or at 10/rtol probes
 
 
 def rows_of(
