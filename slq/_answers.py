@@ -248,8 +248,8 @@ class Answers(Coefficients):
         Returns
         -------
         Outliers
-            Distinct values in decreasing order, from both ends inwards up to the first node that has not converged.
-            Independent probes cannot see multiplicities.
+            Distinct values in decreasing order, from both ends inwards up to the first node that has not converged,
+            with their residuals, and multiplicities where a block run shows them.
         """
         return _outliers.outliers(self, tol)
 

@@ -210,18 +210,17 @@ class _Run:
         """
         coordinates = np.eye(w.shape[0])
         floor = 8 * w.shape[0] * float(namespace(w).finfo(w.dtype).eps)
-        for _ in range(_ROUNDS):
+        for done in range(_ROUNDS):
             for rows in reversed(self._blocks):
                 wide = self._storage.widen(rows, w)
                 w = _without(w, self._gram(wide, w), wide)
-            gram = self._read(self._gram(w, w))
-            squares, vectors = np.linalg.eigh((gram + gram.conj().T) / 2)
-            raised = np.sqrt(np.maximum(squares, floor * max(squares[-1], _TINY)))
+            squares, vectors, unit = _eigh(self._read(self._gram(w, w)))
+            raised = unit * np.sqrt(np.maximum(squares, floor * max(squares[-1], _TINY)))
             coordinates = raised[:, None] * (vectors.conj().T @ coordinates)
             kept = np.linalg.norm(coordinates, axis=1) > self._rounding * scale
             coordinates = coordinates[kept]
             w = matmul(from_host(np.ascontiguousarray((vectors / raised).T[kept]), w), w)
-            if not kept.any() or squares.min(where=kept, initial=1.0) > 0.5:
+            if not kept.any() or (done and unit**2 * squares.min(where=kept, initial=1.0) > 0.5):
                 break
         return w, coordinates
 
@@ -231,10 +230,9 @@ class _Run:
         if self._own_dot is not None:
             return xp.stack([self._own_dot(x, y[j, ...][None, :]) for j in range(y.shape[0])], axis=-1)
         conj = xp.conj(x) if is_complex(x) else x
-        parts = [
-            matmul(conj[:, low : low + _SLICE], xp.matrix_transpose(y[:, low : low + _SLICE]))
-            for low in range(0, x.shape[1], _SLICE)
-        ]
+        n = x.shape[1]
+        slices = [slice(low, min(low + _SLICE, n)) for low in range(0, n, _SLICE)]
+        parts = [matmul(conj[:, s], xp.matrix_transpose(y[:, s])) for s in slices]
         return parts[0] if len(parts) == 1 else sum_wide(xp.stack(parts))
 
     def _read(self, small: Array) -> np.ndarray:
@@ -272,6 +270,14 @@ def _without(w: Array, components: Array, rows: Array) -> Array:
     """Row i of `w` minus Σᵣ components[r, i] rows[r]."""
     xp = namespace(w)
     return w - matmul(xp.astype(xp.matrix_transpose(components), w.dtype), rows)
+
+
+def _eigh(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Eigenvalues and vectors of a Gram matrix over 4ᵉ, and 2ᵉ: of order one, so that scales change no bit of them."""
+    unit = 2.0 ** (int(np.frexp(np.abs(gram).max())[1]) // 2)
+    gram = gram / unit**2
+    squares, vectors = np.linalg.eigh((gram + gram.conj().T) / 2)
+    return squares, vectors, unit
 
 
 def _norm(block: np.ndarray) -> float:

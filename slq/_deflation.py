@@ -12,8 +12,9 @@ __all__ = ["Clusters", "clusters", "deflated_weights", "exact_nodes"]
 # leaves converged nodes out, and residuals of 1e-3 of the norm without regard to gaps are catastrophic.
 _SEPARATION = 0.03
 
-# A mass that simple eigenvalues show once in a thousand times is one of several; of all of them together, in a hundred.
-_ONE, _ALL = 0.999, 0.99
+# How often the masses of what is taken for eigenvalues, each alone or all together, may be as large by chance. The
+# copies that a block run finds tell more, so that there, masses are only to warn of the unforeseen.
+_CHANCE = {True: 1e-6, False: 1e-3}
 
 
 class Clusters(NamedTuple):
@@ -71,7 +72,7 @@ def exact_nodes(
         What is nearer is one.
     is_complex : bool
     """
-    exact = np.zeros(nodes.shape, bool)
+    exact, copied = np.zeros(nodes.shape, bool), np.zeros(nodes.shape, bool)
     for low in range(0, len(nodes), shared):
         rows = slice(low, low + shared)
         used = weights[rows].any(axis=0)
@@ -79,11 +80,24 @@ def exact_nodes(
         copies = np.bincount(found.labels)[found.labels]
         most = 1 if shared == 1 else shared - 1
         exact[rows, used] = found.converged & (copies <= most)
-    return _without_multiple(exact, nodes, weights, n, rounding, 2 if is_complex else 1)
+        copied[rows, used] = copies > most  # in one run: rounding has found a second vector, in another it may not
+    exact &= ~_near(nodes, nodes[copied], rounding)
+    per_probe = 2 if is_complex else 1
+    return _without_multiple(exact, nodes, weights * (per_probe * n), rounding, per_probe, _CHANCE[shared > 1])
+
+
+def _near(nodes: np.ndarray, values: np.ndarray, distance: float) -> np.ndarray:
+    """Which nodes are within a distance of one of some values."""
+    if not values.size:
+        return np.zeros(nodes.shape, bool)
+    values = np.sort(values)
+    above = np.clip(np.searchsorted(values, nodes), 1, values.size) - 1
+    below = np.minimum(above + 1, values.size - 1)
+    return np.minimum(np.abs(nodes - values[above]), np.abs(nodes - values[below])) <= distance
 
 
 def _without_multiple(
-    exact: np.ndarray, nodes: np.ndarray, weights: np.ndarray, n: int, rounding: float, per_probe: int
+    exact: np.ndarray, nodes: np.ndarray, masses: np.ndarray, rounding: float, per_probe: int, chance: float
 ) -> np.ndarray:
     """`exact` without what has more mass than its number of copies explains: n times it is χ² on random probes."""
     values = np.sort(nodes[exact])
@@ -92,14 +106,12 @@ def _without_multiple(
     kept, total, freedom = exact.copy(), 0.0, 0
     for group in np.split(values, np.flatnonzero(np.diff(values) > 2 * rounding) + 1):
         same = exact & (nodes >= group[0] - rounding) & (nodes <= group[-1] + rounding)
-        rows = same.any(axis=1)
-        mass = per_probe * n * float(weights[same].sum())
-        copies = per_probe * int(same.sum())
-        if mass > stats.chi2.ppf(_ONE, copies):
+        mass, copies = float(masses[same].sum()), per_probe * int(same.sum())
+        if mass > stats.chi2.isf(chance, copies):
             kept &= ~same
-        elif rows.all():  # where some probes missed it, the others are those that saw much of it
+        elif 2 * same.any(axis=1).sum() >= len(same):  # what few probes found, those found that saw much of it
             total, freedom = total + mass, freedom + copies
-    if freedom and total > stats.chi2.ppf(_ALL, freedom):
+    if freedom and total > stats.chi2.isf(chance, freedom):
         return np.zeros_like(exact)
     return kept
 

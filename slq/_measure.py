@@ -72,17 +72,23 @@ class SpectralMeasure(Answers):
         Notes
         -----
         Guards: the residual of a node must be below 3 % of its gap to whatever its neighbours may be, and its mass
-        within what random probes show of eigenvalues of its multiplicity (χ², 99.9 % for each and 99 % for all that
-        were found by every probe, beyond which nothing is deflated). The b probes of a block run have up to b copies of
-        a multiple eigenvalue; with b copies there may be more, and it is left alone. Independent probes see one copy
-        only: a few double eigenvalues among many simple ones are taken for simple ones by few probes (72 % of them by
-        10, none of 50 [the χ² test's power]).
+        within what random probes show of eigenvalues of its multiplicity in 99.9 % of all cases (χ²); likewise the
+        masses of all that were found by half of the probes, beyond which nothing is deflated. The b probes of a block
+        run have up to b copies of a multiple eigenvalue; with b copies there may be more, and it is left alone.
+        Independent probes see one copy only: a few double eigenvalues among many simple ones pass for simple ones with
+        few probes (with 10, 92 % of them; with 50, 2 %).
+
+        Raises
+        ------
+        RequestError
+            If this is the measure of given vectors: theirs are no random masses.
 
         References
         ----------
         Bhattacharjee, Jayaram, C. Musco, Ch. Musco and Ray, Improved spectral density estimation via explicit and
         implicit deflation, SODA 2025.
         """
+        self._require_trace("deflate()")
         return self.changed(deflated=True)
 
     def extend(self, A: Any, *, num_probes: int, **options: Any) -> "SpectralMeasure":

@@ -17,17 +17,18 @@ __all__ = ["load", "save"]
 _T = TypeVar("_T")
 _FORMAT = "slq.SpectralMeasure"
 _VERSIONS = (1, 2)  # the second has block runs and deflated measures
-_ARRAYS = ("alpha", "beta", "squared_norms", "start")
+_ARRAYS = ("alpha", "beta", "squared_norms")
+_BLOCKS = "start"  # since version 2
 _SLACK = 1 << 16  # bytes that the members' headers may add to the arrays
 
 
 def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write the fields of a measure: numbers as arrays, the rest as one JSON text."""
-    header = {name: value for name, value in state.items() if name not in _ARRAYS}
+    header = {name: value for name, value in state.items() if name not in (*_ARRAYS, _BLOCKS)}
     header["provenance"] = dict(header["provenance"])
     text = json.dumps({"format": _FORMAT, "version": _VERSIONS[-1], **header}, allow_nan=False)
     with write_atomically(path) as file:
-        np.savez(file, header=np.array(text), **{name: state[name] for name in _ARRAYS})
+        np.savez(file, header=np.array(text), **{name: state[name] for name in (*_ARRAYS, _BLOCKS)})
 
 
 def load(path: str | os.PathLike[str], make: Callable[..., _T]) -> _T:
@@ -37,7 +38,8 @@ def load(path: str | os.PathLike[str], make: Callable[..., _T]) -> _T:
             _refuse_compression(file)
             with np.load(file, allow_pickle=False) as archive:
                 header = json.loads(str(archive["header"]))
-                arrays = {name: archive[name] for name in _ARRAYS if name in archive}
+                names = (*_ARRAYS, _BLOCKS) if _BLOCKS in archive else _ARRAYS
+                arrays = {name: archive[name] for name in names}
         except Exception as error:  # zipfile, NumPy and JSON raise a dozen kinds on damaged files
             raise FileFormatError(
                 f"{Path(path)} is not a measure written by slq, or is damaged ({type(error).__name__}: {error}); "

@@ -106,9 +106,9 @@ def test_a_flipped_bit_is_noticed_or_harmless(saved):
 def forge(path, *, header=(), drop=(), compress=False, **arrays):
     """A file like that of MEASURE, with other header entries or arrays."""
     state = MEASURE.state()
-    names = ("alpha", "beta", "squared_norms")
+    names = ("alpha", "beta", "squared_norms", "start")
     entries = {name: value for name, value in state.items() if name not in names}
-    entries |= {"provenance": dict(entries["provenance"]), "format": "slq.SpectralMeasure", "version": 1} | dict(header)
+    entries |= {"provenance": dict(entries["provenance"]), "format": "slq.SpectralMeasure", "version": 2} | dict(header)
     arrays = {name: state[name] for name in names} | arrays
     save = np.savez_compressed if compress else np.savez
     kept = {name: value for name, value in arrays.items() if name not in drop}
@@ -153,7 +153,7 @@ def test_compressed_bombs_are_refused_before_they_are_unpacked(tmp_path):
         SpectralMeasure.load(path)
 
 
-@pytest.mark.parametrize("version", [0, 2, 999, "1", None])
+@pytest.mark.parametrize("version", [0, 3, 999, "1", None])
 def test_other_versions_are_refused(tmp_path, version):
     forge(tmp_path / "measure.npz", header={"version": version})
     with pytest.raises(FileFormatError, match="was written by a newer version of slq; update slq to read it"):

@@ -73,7 +73,7 @@ def _compared(name: str, estimate: Estimate, exact: float) -> tuple[str, str, st
 
 
 def _largest(result: DemoResult) -> list[tuple[str, str, str, str]]:
-    values, residuals = result.measure.outliers()
+    values, residuals, _ = result.measure.outliers()
     exact = result.eigenvalues[::-1]
     count = min(TOP, int((values > 0).sum()))
     return [(str(i + 1), f"{values[i]:.8f}", f"{residuals[i]:.1e}", f"{exact[i]:.8f}") for i in range(count)]
