@@ -177,7 +177,7 @@ def main() -> None:
     chosen = parser.parse_args()
     began = time.perf_counter()
     found = collect(chosen.cases, chosen.kinds, chosen.seeds, chosen.block_seeds, chosen.jobs)
-    text = page(found)
+    text = page(found, [f"--seeds {chosen.seeds}", f"--block-seeds {chosen.block_seeds}"])
     if chosen.output == "-":
         print(text)
     else:

@@ -22,7 +22,7 @@ TEXT = """# Coverage
 How often a nominal 95 % interval holds the true value, counted. Made by
 
 ```sh
-python -m benchmarks.coverage
+{command}
 ```
 
 with {versions}; {runs}.
@@ -70,14 +70,15 @@ def verdicts(found: Results) -> str:
     return f"{len(found)} cells: " + ", ".join(f"{number} {name}" for name, number in tally.most_common())
 
 
-def page(found: Results) -> str:
-    """The text of the page."""
+def page(found: Results, options: Iterable[str] = ()) -> str:
+    """The text of the page; `options` are those of the command."""
     kinds = [kind for kind in KINDS if any(cell.kind == kind for cell in found)]
     runs = {kind: max(c.runs for cell, c in found.items() if cell.kind == kind) for kind in kinds}
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy"))
     most, least = max(runs.values()), min(runs.values())
     errors = " to ".join(f"{100 * (0.95 * 0.05 / r) ** 0.5:.2f}" for r in dict.fromkeys((most, least)))
     return TEXT.format(
+        command=" ".join(["python -m benchmarks.coverage", *options]),
         versions=f"Python {sys.version.split()[0]}, {packages}",
         runs=", ".join(f"{kind}: {number} seeds" for kind, number in runs.items()),
         n=N,

@@ -87,7 +87,7 @@ def test_page_shows_every_case_and_kind():
 
 
 def test_page_is_written_from_what_was_counted(found):
-    text = coverage_page.page(found)
-    assert "python -m benchmarks.coverage" in text
+    text = coverage_page.page(found, ["--seeds 60"])
+    assert "python -m benchmarks.coverage --seeds 60\n" in text
     assert "plain: 60 seeds, deflated: 60 seeds" in text
     assert f"{len(found)} cells: " in text
