@@ -4,7 +4,9 @@ from slq import analysis, errors, metrics
 from slq._algebra import add, scale, shift
 from slq._block_lanczos import BlockTridiagonal, block_lanczos
 from slq._check_operator import check_operator
+from slq._compare import Difference, difference
 from slq._drivers import register_driver
+from slq._eigen import Eigenpairs, eigenpairs
 from slq._estimate import Density, Estimate
 from slq._generalized import generalized
 from slq._golub_kahan import Bidiagonal, golub_kahan
@@ -29,6 +31,8 @@ __all__ = [
     "Bidiagonal",
     "BlockTridiagonal",
     "Density",
+    "Difference",
+    "Eigenpairs",
     "Estimate",
     "LinearOperator",
     "Outliers",
@@ -44,6 +48,8 @@ __all__ = [
     "check_operator",
     "concatenate",
     "deflate",
+    "difference",
+    "eigenpairs",
     "errors",
     "from_quadrature",
     "from_tridiagonals",

@@ -8,9 +8,9 @@ import numpy as np
 
 from slq import _distribution, _logdet, _outliers, _questions, _smoothed
 from slq._coefficients import Coefficients
-from slq._density import Kernel, gaussian_kernel
 from slq._estimate import Density, Estimate
 from slq._functions import Function
+from slq._kernels import Kernel
 from slq._outliers import Outliers
 from slq.errors import RequestError, SlqWarning
 
@@ -198,7 +198,13 @@ class Answers(Coefficients):
         return _distribution.histogram(self, edges)
 
     def density(
-        self, x: Any = None, *, width: float | None = None, kernel: Kernel = gaussian_kernel, num: int | None = None
+        self,
+        x: Any = None,
+        *,
+        width: float | None = None,
+        kernel: Kernel = "gaussian",
+        num: int | None = None,
+        spikes: bool = False,
     ) -> Density:
         """Estimate the spectral density, smoothed to a finite resolution.
 
@@ -208,34 +214,50 @@ class Answers(Coefficients):
             Where to evaluate, increasing; or ``"linear"``, ``"log"`` (positive spectra) or ``"symlog"`` for a grid
             that is even on such a scale. Default: a grid that is fine where there is mass.
         width : float, optional
-            Width of the kernel in units of the eigenvalues (a standard deviation, never rescaled). Default: the
-            smallest at which dropping a fifth of the steps moves less than 1 % of the mass.
-        kernel : callable
-            Density of the smoothing kernel as a function of (x − λ)/width.
+            Width of the kernel in units of the eigenvalues (a standard deviation; half the width at half maximum of a
+            Lorentzian), never rescaled. Default: the smallest at which dropping a fifth of the steps moves less than
+            1 % of the mass; for ``"jackson"``, that of all 2m moments.
+        kernel : str or callable
+            ``"gaussian"``; ``"lorentzian"``, the resolvent's kernel; ``"jackson"``, the kernel polynomial method with
+            moments and interval taken from the run; or a density as a function of (x − λ)/width. Jackson's kernel is
+            narrower towards the ends of the interval; `width` sets its moments, N ≈ πa/width for the half range a.
         num : int, optional
             The number of points of a grid by name. Default: as many as show everything.
+        spikes : bool
+            Take eigenvalues that every probe has found, and the width shows as bumps of their own, out of the curve:
+            they are in ``Density.spikes``, with their exact masses (those of `SpectralMeasure.deflate`).
 
         Returns
         -------
         Density
-            Its ``x`` is increasing, whatever was given. It is never rescaled to a mass of one.
+            Its ``x`` is increasing, whatever was given. It is never rescaled to a mass of one: ``outside`` says how
+            much of it the grid leaves out, of a Lorentzian 0.6 % by default.
 
         Raises
         ------
         WidthError
             If the width is not positive or below the precision of the eigenvalues, x is not a finite, one-dimensional
             grid of two different points or more, unsorted, or a log grid would have to cross zero.
+        RequestError
+            If the kernel is neither a known name nor a function, or spikes are asked of given vectors.
 
         Warns
         -----
         ResolutionWarning
-            If m steps do not resolve the width, or the width is larger than the spectrum.
+            If m steps do not resolve the width, or the width is larger than the spectrum. The Jackson density then has
+            the width that all moments give, see ``Density.width``.
         AliasingWarning
             If mass lies between points that are farther apart than the width.
         GridWarning
             If x leaves out mass, or was descending.
+
+        References
+        ----------
+        Chen, A spectrum adaptive kernel polynomial method, J. Chem. Phys. 159, 114101 (2023).
         """
-        return _heard(_smoothed.density(self, x, width, kernel, num))
+        if spikes:
+            self._require_trace("density(spikes=True)")
+        return _heard(_smoothed.density(self, x, width, kernel, num, spikes))
 
     def outliers(self, *, tol: float = 1e-6) -> Outliers:
         """Eigenvalues at the ends of the spectrum that every probe has found.

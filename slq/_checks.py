@@ -14,6 +14,7 @@ from slq.errors import AliasedOutputError, NonFiniteError, NotSymmetricError, Sy
 __all__ = [
     "WRONG",
     "first_product",
+    "judge_asymmetry",
     "judge_difference",
     "judge_steps",
     "prescale",
@@ -106,7 +107,7 @@ def _judge_products(products: Products, unit_rows: Array, seen: np.ndarray, n: i
         return
     unit = prescale(seen[0], unit_rows)
     if skew.max() * (largest * unit) > _LOUD * eps * size_of_operator(products, unit_rows, unit):
-        _judge_asymmetry(asymmetry, eps)
+        judge_asymmetry(asymmetry, eps)
 
 
 def size_of_operator(products: Products, ahead: Array, unit: float) -> float:
@@ -148,12 +149,12 @@ def judge_steps(read: Mapping[str, np.ndarray], eps: float, size_of_a: Callable[
         gap = np.hypot(read["returned"] - b, read.get("returned_imag", 0.0))
         beside = size[1 : len(gap) + 1]
         told = asymmetry(np.where(b > 1e-2 * beside, gap, 0.0), beside)
-        _judge_asymmetry(float(told[0].max()), eps)  # the second product: to second order that of the first two
+        judge_asymmetry(float(told[0].max()), eps)  # the second product: to second order that of the first two
         late = np.flatnonzero(told.max(axis=1) > suspect(eps))
         if late.size and late[0] > 0:
             _warn_of_drift(int(late[0]) + 1, float(told[late[0]].max()))
     if "imag" in read:
-        _judge_asymmetry(float(asymmetry(np.abs(read["imag"]), size).max()), eps)
+        judge_asymmetry(float(asymmetry(np.abs(read["imag"]), size).max()), eps)
 
 
 def judge_difference(difference: float, size: float, eps: float, size_of_a: Callable[[], float]) -> None:
@@ -162,7 +163,7 @@ def judge_difference(difference: float, size: float, eps: float, size_of_a: Call
     `size` is that of what was seen so far; where all that may be rounding, `size_of_a` decides.
     """
     if difference > suspect(eps) * size and difference > _LOUD * eps * size_of_a():
-        _judge_asymmetry(difference / size, eps)
+        judge_asymmetry(difference / size, eps)
 
 
 def _warn_of_drift(step: int, asymmetry: float) -> None:
@@ -187,7 +188,7 @@ def suspect(eps: float) -> float:
     return max(_SUSPECT, 50 * rounding(eps))
 
 
-def _judge_asymmetry(asymmetry: float, eps: float) -> None:
+def judge_asymmetry(asymmetry: float, eps: float) -> None:
     """Raise or warn if an estimate of ‖A − Aᴴ‖/‖A‖ is more than products of precision `eps` explain."""
     limit = suspect(eps)
     mend = "symmetrise it (x ↦ (A x + Aᴴ x)/2), fix its product, or pass check=False"

@@ -1,14 +1,14 @@
 """Floor 1: an estimate and what is known of its error."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from slq.errors import RequestError
 
-__all__ = ["Density", "Estimate", "Sampling"]
+__all__ = ["Density", "Estimate", "Sampling", "Spikes"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,21 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.{shown}f} ± " + (f"{error:.{shown}f}" if 1e-4 <= error < 1e7 else f"{error:.2g}")
 
 
+class Spikes(NamedTuple):
+    """Eigenvalues that a density shows apart.
+
+    Attributes
+    ----------
+    values : (r,) array
+        In decreasing order.
+    masses : (r,) array
+        Multiples of 1/n.
+    """
+
+    values: np.ndarray
+    masses: np.ndarray
+
+
 @dataclass(frozen=True)
 class Density(Estimate):
     """An `Estimate` of the smoothed spectral density, with where it was evaluated.
@@ -165,8 +180,24 @@ class Density(Estimate):
     x : (g,) array
         The grid.
     width : float
-        The width of the smoothing kernel (the standard deviation of a Gaussian), in units of the eigenvalues.
+        The width of the smoothing kernel in units of the eigenvalues, as used: the standard deviation of a Gaussian and
+        (in the middle of the interval) of a Jackson kernel, half the width at half maximum of a Lorentzian.
+    kernel : str
+        Its name; ``"custom"`` for a function.
+    outside : float
+        The part of the smoothed mass that lies outside of the grid: the integral over x falls short of one by it. NaN
+        for a function, whose tails are not known.
+    spikes : Spikes or None
+        The eigenvalues that were asked for apart (``spikes=True``); their masses are not in the values.
     """
 
     x: Any = None
     width: float = np.nan
+    kernel: str = "gaussian"
+    outside: float = np.nan
+    spikes: Spikes | None = None
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        # The first that a percentage of one digit shows.
+        return f"{text}, {self.outside:.1%} of its mass outside of them" if self.outside >= 5e-4 else text

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from slq._density import adaptive_grid
 from slq.errors import AliasingWarning, GridWarning, SlqWarning, WidthError
 
 __all__ = ["checked_grid", "judge_grid", "named_grid"]
 
 _NAMES = ("linear", "log", "symlog")
 _POINTS = 400  # of a named grid, besides those that the width needs
+_FAR = 8.0  # distances in units of the steps that do: a Gaussian has nothing eight widths away from all nodes
 
 
 def checked_grid(x: Any) -> tuple[np.ndarray, list[SlqWarning]]:
@@ -37,17 +37,16 @@ def _refusal(x: np.ndarray, reason: str) -> str:
     )
 
 
-def named_grid(name: str, num: Any, nodes: np.ndarray, width: float) -> np.ndarray:
+def named_grid(name: str, num: Any, nodes: np.ndarray, width: float, fine: np.ndarray) -> np.ndarray:
     """`num` points evenly spaced on a linear, logarithmic or symmetric logarithmic scale over the smoothed nodes.
 
-    Without `num`: some, and between them those of the adaptive grid, so that nothing falls between two points. The
+    Without `num`: some, and between them those of the `fine` grid, so that nothing falls between two points. The
     symmetric logarithm is arsinh(x/width): linear within a width of zero, where the density has no structure left.
     """
     if name not in _NAMES:
         raise WidthError(f"x= expects a grid, or one of the names {', '.join(map(repr, _NAMES))}, got {name!r}")
     if num is not None and (not isinstance(num, int | np.integer) or isinstance(num, bool) or num < 2):
         raise WidthError(f"num= expects an integer >= 2, the number of points of the grid {name!r}, got {num!r}")
-    fine = adaptive_grid(nodes.ravel(), width)
     low, high, count = fine[0], fine[-1], _POINTS if num is None else int(num)
     if name == "log":
         least = float(nodes.min())
@@ -65,7 +64,12 @@ def named_grid(name: str, num: Any, nodes: np.ndarray, width: float) -> np.ndarr
 
 
 def judge_grid(
-    x: np.ndarray, width: float, n: int, nodes: np.ndarray, weights: np.ndarray, fine: tuple[np.ndarray, np.ndarray]
+    x: np.ndarray,
+    widths: np.ndarray,
+    n: int,
+    nodes: np.ndarray,
+    weights: np.ndarray,
+    fine: tuple[np.ndarray, np.ndarray],
 ) -> list[SlqWarning]:
     """What a grid does not show.
 
@@ -73,12 +77,13 @@ def judge_grid(
     ----------
     x : (g,) array
         The grid, increasing.
-    width : float
+    widths : (g,) array
+        The width of the kernel at each point.
     n : int
         The dimension: one eigenvalue is worth mentioning.
     nodes, weights : (k, m) array
     fine : two (h,) arrays
-        A grid that misses nothing, and the density there.
+        A grid that misses nothing, and the density there. What a kernel with tails has beyond it cannot be shown.
     """
     total = np.concatenate([[0.0], np.cumsum(np.diff(fine[0]) * (fine[1][1:] + fine[1][:-1]) / 2)])
     smoothed = np.diff(np.interp(x, fine[0], total))  # the mass in each step of the grid
@@ -88,18 +93,23 @@ def judge_grid(
     said: list[SlqWarning] = []
 
     outside = float(total[-1] - smoothed.sum())
+    beyond = max(1 - float(total[-1]), 0.0)
     if _matters(outside, weights.sum(where=~inside) / len(weights), n):
+        outside, all_of_it = outside + beyond, f"all but {beyond:.2g}" if beyond > 1e-3 else "all"
         said.append(
             GridWarning(
                 f"the grid from {x[0]:.6g} to {x[-1]:.6g} leaves out {outside:.3g} of the mass; the density is not "
                 f"rescaled, so it integrates to {1 - outside:.3g}. Extend it to [{fine[0][0]:.6g}, {fine[0][-1]:.6g}] "
-                "to see all"
+                f"to see {all_of_it}"
             )
         )
-    coarse = np.diff(x) > width * (1 + 1e-9)
+    local = np.minimum(widths[1:], widths[:-1])
+    # Far from all nodes a density has no peaks, but tails that grow smoother with the distance.
+    coarse = np.diff(x) > np.maximum(local, _distances(x, nodes[weights > 0]) / _FAR) * (1 + 1e-9)
     missed = weights.sum(where=inside & coarse[np.clip(steps, 0, x.size - 2)]) / len(weights)
     between = float(smoothed[coarse].sum())
     if _matters(between, missed, n):
+        width = float(local[coarse].min())
         needed = int(np.ceil((x[-1] - x[0]) / width)) + 1
         said.append(
             AliasingWarning(
@@ -109,6 +119,14 @@ def judge_grid(
             )
         )
     return said
+
+
+def _distances(x: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """How far each step of a grid is from the nearest node: zero if it holds one."""
+    nodes = np.sort(nodes)
+    after = np.append(nodes, np.inf)[np.searchsorted(nodes, x[:-1])] - x[1:]
+    before = x[:-1] - np.insert(nodes, 0, -np.inf)[np.searchsorted(nodes, x[1:], side="right")]
+    return np.maximum(np.minimum(after, before), 0.0)
 
 
 def _matters(smoothed: float, bare: float, n: int) -> bool:

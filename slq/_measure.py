@@ -76,7 +76,7 @@ class SpectralMeasure(Answers):
         masses of all that were found by half of the probes, beyond which nothing is deflated. The b probes of a block
         run have up to b copies of a multiple eigenvalue; with b copies there may be more, and it is left alone.
         Independent probes see one copy only: a few double eigenvalues among many simple ones pass for simple ones with
-        few probes (with 10, 92 % of them; with 50, 2 %).
+        few probes (with 10, 92 % of them; with 50, 17 %).
 
         Raises
         ------

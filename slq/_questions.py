@@ -11,7 +11,7 @@ from slq._estimate import Estimate
 from slq._functions import Function, evaluate, tolerant
 from slq.errors import SlqWarning
 
-__all__ = ["nested_difference", "quadratic_forms", "spectral_mean", "spectral_sum"]
+__all__ = ["nested_difference", "quadratic_forms", "shares", "spectral_mean", "spectral_sum"]
 
 
 def _values_at_nodes(measure: Coefficients, f: Function) -> np.ndarray:
@@ -24,8 +24,13 @@ def _values_at_nodes(measure: Coefficients, f: Function) -> np.ndarray:
 
 def quadratic_forms(measure: Coefficients, f: Function) -> np.ndarray:
     """xᵢᴴ f(A) xᵢ of each unscaled probe: (k,)."""
-    measure = measure.undeflated
-    return measure.squared_norms * (measure.weights * _values_at_nodes(measure, f)).sum(axis=1)
+    return shares(measure.undeflated, f)
+
+
+def shares(measure: Coefficients, f: Function) -> np.ndarray:
+    """What each probe makes of the answer: its form, or, of a deflated measure, that with exact masses: (k,)."""
+    norms = float(measure.n) if measure.deflated else measure.squared_norms
+    return norms * (measure.weights * _values_at_nodes(measure, f)).sum(axis=1)
 
 
 def spectral_mean(measure: Coefficients, f: Function, factor: float, degree: int | None = None) -> Estimate:

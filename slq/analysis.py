@@ -41,13 +41,13 @@ def outlier_ratio(values: Any, K: int) -> float:
     return float(values[0] / values[K - 1])
 
 
-def gradient_concentration(vectors: Array, g: Array, K: int) -> float:
+def gradient_concentration(pairs: Any, g: Array, K: int) -> float:
     """‖P g‖²/‖g‖²: the share of a gradient in the span of the first K eigenvectors.
 
     Parameters
     ----------
-    vectors : (r, n) array
-        Orthonormal eigenvectors, one per row, leading first.
+    pairs : Eigenpairs or (r, n) array
+        What `eigenpairs` returned, or orthonormal eigenvectors, one per row, leading first.
     g : (n,) array
         The gradient.
     K : int
@@ -63,6 +63,7 @@ def gradient_concentration(vectors: Array, g: Array, K: int) -> float:
     RequestError
         If the shapes do not fit, K is out of range, or the gradient is zero.
     """
+    vectors = getattr(pairs, "vectors", pairs)
     rows, vector = (to_host(x) if is_array(x) else np.asarray(x) for x in (vectors, g))
     if rows.ndim != 2 or vector.shape != rows.shape[1:]:
         raise RequestError(f"expected vectors (r, n) and g (n,), got shapes {rows.shape} and {vector.shape}")

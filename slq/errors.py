@@ -41,6 +41,7 @@ __all__ = [
     "SlqError",
     "SlqWarning",
     "SymmetryWarning",
+    "UnconvergedWarning",
     "UnusedParameterWarning",
     "WidthError",
 ]
@@ -248,3 +249,7 @@ class OutOfMemoryWarning(SlqWarning):
 
 class ResolutionWarning(SlqWarning):
     """A density is asked for at a width that the Lanczos steps do not resolve."""
+
+
+class UnconvergedWarning(SlqWarning):
+    """A search ended at its limit of products before it met its tolerance."""

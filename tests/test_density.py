@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from slq._density import adaptive_grid, default_width, gaussian_kernel, moved_mass, smooth
+from slq._chebyshev import jackson_kernel
+from slq._density import adaptive_grid, default_width, fine_grid, gaussian_kernel, mass_outside, moved_mass, smooth
+from slq._kernels import GAUSSIAN, LORENTZIAN, named
 from slq.errors import WidthError
 
 NODES = np.array([[-1.0, 0.5, 2.0], [-0.5, 0.0, 3.0]])
@@ -106,3 +108,38 @@ def test_a_single_atom_has_a_width_too(at):
     x = adaptive_grid(rule[0].ravel(), width)
     density = smooth(x, *rule, width, gaussian_kernel)[0, 0] / width
     assert np.trapezoid(density, x) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("far", [10.0, 1e6])
+def test_a_grid_follows_tails_to_their_ends_and_through_gaps(scale, far):
+    nodes, weights, width = scale * np.array([[0.0, 0.1, far]]), np.array([[0.5, 0.45, 0.05]]), scale * 0.01
+    x = fine_grid(nodes.ravel(), width, LORENTZIAN)
+    assert (np.diff(x) > 0).all()
+    assert x[0] <= -99 * width
+    assert x[-1] >= nodes.max() + 99 * width
+    density = smooth(x, nodes, weights, width, LORENTZIAN)[0, 0] / width
+    outside = mass_outside(x, nodes, weights, width, LORENTZIAN)
+    assert 1e-3 < outside < 0.0065
+    # Steps of a tenth of the distance: h²/12 ∫|φ″| is 2e-4 at most, measured. A leap over the gap would add 30 at 1e6.
+    assert np.trapezoid(density, x) == pytest.approx(1 - outside, abs=3e-4)
+    assert x.size < 1000
+
+
+def test_the_mass_outside_of_a_grid_is_exact():
+    x = np.linspace(-0.3, 1.0, 40001)
+    jackson, width = jackson_kernel(-1.0, 3.0, None, 30)
+    for kernel, s in ((GAUSSIAN, 0.3), (LORENTZIAN, 0.3), (jackson, width)):
+        density = smooth(x, NODES, WEIGHTS, s, kernel)[0].mean(axis=0) / s
+        # The trapezoidal rule: (b - a) h²/12 |φ″| < 1e-8.
+        assert mass_outside(x, NODES, WEIGHTS, s, kernel) == pytest.approx(1 - np.trapezoid(density, x), abs=1e-7)
+    assert np.isnan(mass_outside(x, NODES, WEIGHTS, 0.3, named(lambda z: np.exp(-np.abs(z)) / 2)))
+
+
+def test_the_default_width_of_a_kernel_is_the_smallest_that_is_resolved_by_it():
+    rule, shorter = ((x[None], w[None] / 2) for x, w in map(np.polynomial.legendre.leggauss, (40, 32)))
+    width = default_width(rule, shorter, 1.0, LORENTZIAN)
+    assert width >= default_width(rule, shorter, 1.0)  # analytic in a strip only, so that it converges more slowly
+    for factor, resolved in ((1, True), (0.5, False)):
+        x = fine_grid(np.concatenate([rule[0].ravel(), shorter[0].ravel()]), factor * width, LORENTZIAN)
+        assert (moved_mass(x, rule, shorter, factor * width, LORENTZIAN) < 0.01) == resolved

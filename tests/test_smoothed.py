@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import slq
-from slq._density import gaussian_kernel
-from slq.errors import AliasingWarning, GridWarning, ResolutionWarning, WidthError
+from slq._density import gaussian_kernel, smooth
+from slq._smoothed import resolved
+from slq.errors import AliasingWarning, GhostWarning, GridWarning, RequestError, ResolutionWarning, WidthError
 from tests.problems import hessian_like, indefinite, measure_of, problem, strakos, uniform
 
 EIGENVALUES = indefinite(24)
@@ -57,6 +58,133 @@ def test_another_kernel_may_smooth():
     cauchy = FULL.density(x, width=0.5, kernel=lambda z: 1 / (np.pi * (1 + z * z)))
     kernels = 0.5 / np.pi / (0.25 + (x - EIGENVALUES[:, None]) ** 2)
     np.testing.assert_allclose(cauchy.value, (MASSES @ kernels).mean(axis=0), rtol=1e-10)
+
+
+def test_gaussians_are_the_default():
+    x = np.linspace(-2, 3, 57)
+    for kernel in ("gaussian", gaussian_kernel):
+        np.testing.assert_array_equal(FULL.density(x, width=0.3, kernel=kernel).value, FULL.density(x, width=0.3).value)
+    assert FULL.density().kernel == "gaussian"
+    with pytest.raises(RequestError, match="kernel= expects one of the names"):
+        FULL.density(kernel="epanechnikov")
+
+
+def test_a_lorentzian_is_the_imaginary_part_of_the_resolvent():
+    x = np.linspace(-3, 4, 201)
+    with pytest.warns(GridWarning, match=r"leaves out 0\.\d+ of the mass; .* to see all but 0\.00"):
+        density = FULL.density(x, width=0.1, kernel="lorentzian")
+    resolvent = (MASSES.mean(axis=0) / (EIGENVALUES - x[:, None] - 0.1j)).sum(axis=1)
+    np.testing.assert_allclose(density.value, resolvent.imag / np.pi, rtol=1e-10)
+    assert np.trapezoid(density.value, x) + density.outside == pytest.approx(
+        1, abs=1e-3
+    )  # the rule, of 3 points a width
+    assert str(density) == f"Density of 201 values, {density.outside:.1%} of its mass outside of them"
+    assert np.isnan(FULL.density(x, width=0.1, kernel=lambda z: 1 / (np.pi * (1 + z * z))).outside)  # not known
+
+
+@pytest.mark.parametrize("spectrum", [uniform, indefinite, strakos, hessian_like], ids=lambda s: s.__name__)
+def test_a_lorentzian_grid_says_what_it_leaves_out(spectrum):
+    density = measure_of(spectrum(100), num_steps=40).density(kernel="lorentzian")  # a warning would be an error
+    assert 1e-3 < density.outside < 0.0064  # arctan: 2/(100 π) of an atom at the end, less in the middle
+    # In steps of a tenth of the distance, h²/12 ∫|φ″|: 2e-4 at most, measured on these spectra.
+    assert np.trapezoid(density.value, density.x) == pytest.approx(1 - density.outside, abs=3e-4)
+    assert density.x.size < 4000
+
+
+@pytest.mark.parametrize("spectrum", [uniform, indefinite, strakos, hessian_like], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("num_steps", [9, 60, 100])
+@pytest.mark.parametrize("orthogonal", [True, False])
+def test_a_jackson_density_is_exact_for_each_probe(spectrum, num_steps, orthogonal):
+    eigenvalues = spectrum(200)
+    with warnings.catch_warnings(action="ignore", category=GhostWarning):
+        measure = measure_of(eigenvalues, num_steps=num_steps, reorthogonalize=orthogonal)
+    kernel, width, _ = resolved([measure], None, "jackson")
+    density = measure.density(kernel="jackson")
+    np.testing.assert_array_equal(density.truncation, 0)
+    assert density.width == width == pytest.approx(np.pi * kernel.half / (2 * num_steps), rel=0.1)
+    assert density.outside == 0
+    probes = slq.sphere(0, range(4), None, 200, np.empty(0))
+    masses = np.abs(probes @ problem(eigenvalues).vectors.T) ** 2 / 200
+    exact = smooth(density.x, np.tile(eigenvalues, (4, 1)), masses, width, kernel)[0].mean(axis=0) / width
+    # Moments up to 2m - 1 are those of the probe. Rounding: at most 5e-13 of the largest, measured up to 250 steps.
+    np.testing.assert_allclose(density.value, exact, atol=1e-11 * exact.max())
+
+
+def test_a_jackson_density_has_mass_one_with_atoms_at_the_ends():
+    measure = measure_of([0.0] * 8 + [1.0] * 8 + [2.0] * 8, num_steps=9)  # ends in an invariant subspace
+    density = measure.density(kernel="jackson", width=0.05)
+    step = np.pi / density.x.size
+    assert np.trapezoid(density.value, density.x) * step / np.sin(step) == pytest.approx(1, abs=1e-10)
+    for low, mass in ((-0.5, 0.0), (0.5, 1.0), (1.5, 2.0)):
+        part = (density.x > low) & (density.x < low + 1)
+        near = (measure.weights[measure.nodes.round() == mass]).sum() / measure.num_probes
+        # What the kernel, which falls as the fourth power, has ten widths away and more: 3e-5, measured.
+        assert np.trapezoid(density.value[part], density.x[part]) == pytest.approx(near, abs=1e-4)
+
+
+def test_moments_of_singular_values_are_not_exact():
+    # Golub-Kahan runs have even moments only.
+    A = np.random.default_rng(0).normal(size=(60, 40))
+    assert slq.singular_measure(A, num_probes=3, num_steps=12).density(kernel="jackson").truncation.max() > 0
+
+
+def test_a_jackson_density_has_no_finer_width_than_its_moments():
+    with pytest.warns(
+        ResolutionWarning, match=r"is finer than 18 Chebyshev moments can show, which 9 steps give: their"
+    ):
+        density = SHORT.density(width=1e-3, kernel="jackson")
+    assert density.width == SHORT.density(kernel="jackson").width > 0.1
+    assert 0.3 < FULL.density(width=0.5, kernel="jackson").width <= 0.5
+    fine = FULL.density(width=1e-3, kernel="jackson")  # of full order: moments of every degree are exact
+    assert 0.9e-3 < fine.width <= 1e-3
+    assert 0 < measure_of(np.ones(24)).density(kernel="jackson").width < 0.01
+    with pytest.raises(WidthError, match="width= expects a positive number"):
+        FULL.density(width=-1.0, kernel="jackson")
+    with pytest.raises(WidthError, match="is below the precision"):
+        FULL.density(width=1e-18, kernel="jackson")
+    with pytest.warns(ResolutionWarning, match="is larger than the spectrum"):
+        FULL.density(width=50.0, kernel="jackson")
+
+
+def test_a_grid_too_coarse_for_the_ends_of_a_jackson_interval_is_warned_about():
+    outlier = measure_of(np.append(np.linspace(0.0, 1.0, 99), 20.0), num_steps=50)
+    width = outlier.density(kernel="jackson").width
+    x = np.arange(-1.0, 22.0, 0.9 * width)  # fine enough for the middle, not for the outlier's narrow peak
+    with pytest.warns(AliasingWarning, match="of the mass lies between points"):
+        outlier.density(x, kernel="jackson")
+
+
+@pytest.mark.parametrize("kernel", ["lorentzian", "jackson"])
+@pytest.mark.parametrize("name", ["linear", "symlog", "log"])
+def test_grids_by_name_show_everything_of_every_kernel(kernel, name):
+    measure = measure_of(5 + uniform(100), num_steps=40)
+    density = measure.density(name, kernel=kernel)  # a warning would be an error
+    # The trapezoidal rule, as for Gaussians.
+    assert np.trapezoid(density.value, density.x) == pytest.approx(1 - density.outside, abs=3e-3)
+    assert measure.density(name, kernel=kernel, num=3000).x.size == 3000
+
+
+@pytest.mark.parametrize("kernel", ["lorentzian", "jackson"])
+@pytest.mark.parametrize("num_steps", [8, 30])
+def test_bands_of_every_kernel_hold_their_level(kernel, num_steps):
+    eigenvalues = indefinite(120)
+    A = slq.aslinearoperator(lambda x: x * eigenvalues, like=eigenvalues, batched=True)
+    x = np.quantile(eigenvalues, [0.1, 0.5, 0.9])
+    hits = np.zeros(3)
+    for seed in range(60):
+        measure = slq.spectral_measure(A, num_probes=5, num_steps=num_steps, rng=seed, check=False)
+        shape, width, _ = resolved([measure], 0.5, kernel)
+        low, high = band(measure, x, kernel)
+        exact = smooth(x, eigenvalues[None], np.full((1, 120), 1 / 120), width, shape)[0, 0] / width
+        hits += (low <= exact) & (exact <= high)
+    # Binomial: at a level of 95 %, 50 or fewer of 60 come once in 1400 times.
+    assert hits.min() >= 51
+
+
+def band(measure, x, kernel):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", (AliasingWarning, GridWarning))
+        return measure.density(x, kernel=kernel, width=0.5).interval()
 
 
 def test_a_width_that_the_steps_do_not_resolve_is_warned_about():
@@ -229,3 +357,40 @@ def test_answers_keep_their_errors_at_any_scale(exponent):
     density, plain = scaled.density(), SHORT.density()
     np.testing.assert_allclose(np.ldexp(density.x, -exponent), plain.x, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(np.ldexp(density.value, exponent), plain.value, rtol=1e-9)
+
+
+def test_outliers_are_shown_as_spikes():
+    eigenvalues = np.concatenate([np.linspace(0, 1, 297), [3.0, 3.0, 5.0]])
+    A = slq.aslinearoperator(lambda x: x * eigenvalues, like=eigenvalues, batched=True)
+    m = slq.spectral_measure(A, num_probes=5, num_steps=14, block=True, check=False)
+    d = m.density(width=0.05, spikes=True)
+    np.testing.assert_allclose(d.spikes.values, [5, 3], rtol=1e-12)
+    np.testing.assert_allclose(d.spikes.masses, [1 / 300, 2 / 300])
+    # What is left is the curve of the deflated measure without their bumps.
+    assert np.trapezoid(d.value, d.x) + d.spikes.masses.sum() == pytest.approx(1, abs=1e-9)
+    assert d.value[d.x > 2].max() < 1e-9
+    whole = m.deflate().density(d.x, width=0.05)
+    assert whole.spikes is None
+    np.testing.assert_allclose(d.value[d.x < 1.2], whole.value[d.x < 1.2], rtol=1e-9)
+    # A width that merges them leaves them in the curve.
+    assert m.density(width=0.6, spikes=True).spikes.values.size == 0
+
+
+def test_given_vectors_have_no_spikes():
+    m = slq.spectral_measure(np.diag([1.0, 2.0, 9.0]), probes=np.ones((1, 3)), num_steps=3)
+    with pytest.raises(RequestError, match=r"density\(spikes=True\) needs random probes"):
+        m.density(spikes=True)
+
+
+def test_the_band_of_a_deflated_density_is_that_of_the_remainder():
+    eigenvalues = np.concatenate([np.linspace(0, 1, 290), np.linspace(3, 12, 10)])
+    A = slq.aslinearoperator(lambda x: x * eigenvalues, like=eigenvalues, batched=True)
+    x, width, hits = np.linspace(-4, 16, 80), 0.5, []
+    exact = np.exp(-(((x[:, None] - eigenvalues) / width) ** 2) / 2).mean(axis=1) / np.sqrt(2 * np.pi) / width
+    for seed in range(100):
+        d = slq.spectral_measure(A, num_probes=4, num_steps=40, rng=seed, check=False).deflate()
+        density = d.density(x, width=width)
+        low, high = density.interval(0.95)
+        hits.append((low <= exact) & (exact <= high))
+    assert density.stderr[x > 5.5].max() < 1e-12 < density.stderr[x < 1].min()
+    assert np.mean(hits) > 0.9  # measured: 0.98

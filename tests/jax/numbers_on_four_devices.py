@@ -211,3 +211,13 @@ def test_refuses_what_it_cannot_place():
 
 def _build(p, **options):
     return slq_jax.hessian_operator(loss, p, model()[1], check=False, **options)
+
+
+@pytest.mark.parametrize("mesh", ["two axes", "probes"])
+def test_eigenpairs_are_sharded_like_other_vectors(mesh):
+    sharded, whole = pair(mesh)
+    found, expected = (slq.eigenpairs(A, 3, num_steps=20) for A in (sharded, whole))
+    assert found.complete
+    assert found.products == expected.products
+    np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=LIMITS[np.float64])
+    assert found.vectors.sharding.is_equivalent_to(sharded.put(np.zeros((3, sharded.shape[0]))).sharding, 2)

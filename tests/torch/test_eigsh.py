@@ -34,6 +34,17 @@ def test_eigsh(op, dense, which):
     np.testing.assert_allclose(matrix @ vectors, vectors * values, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("which", ["LA", "LM"])
+def test_eigenpairs(op, dense, which):
+    exact = torch.linalg.eigvalsh(dense(op)).numpy()
+    found = slq.eigenpairs(op, 4, which=which)
+    expected = exact[::-1][:4] if which == "LA" else exact[np.argsort(-np.abs(exact))][:4]
+    assert found.complete
+    np.testing.assert_allclose(found.values, expected, rtol=0, atol=1e-12)
+    names = op.unravel(found.vectors[0])  # a vector is one of the parameters
+    assert set(names) == set(op.unravel(torch.zeros(op.shape[0])))
+
+
 def test_a_block_of_vectors(op, dense):
     """LOBPCG multiplies matrices, whose columns are vectors."""
     matrix = dense(op).numpy()
