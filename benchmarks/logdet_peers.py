@@ -1,6 +1,7 @@
 """Log-determinants to a relative tolerance by imate and primate, where these are installed.
 
-Each takes a dense matrix, a tolerance and a seed, and returns the value and how many products it took. What a tool's
+Each takes a dense matrix, a tolerance and a seed, and returns the value, how many products it took, and whether it
+stopped because of the tolerance. What a tool's
 tolerance means is its own: imate compares half a 95 % interval with it, primate one standard error.
 """
 
@@ -17,7 +18,7 @@ def _most_probes(rtol: float) -> int:
     return int(10 / rtol) + 10
 
 
-def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
+def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float, bool]:
     import imate  # type: ignore[import-not-found]
 
     value, info = imate.logdet(
@@ -32,10 +33,11 @@ def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
         num_threads=1,
     )
     degree = int(info["solver"]["lanczos_degree"])
-    return float(value), float(degree * np.max(info["convergence"]["num_samples_used"]))
+    probes = int(np.max(info["convergence"]["num_samples_used"]))
+    return float(value), float(degree * probes), probes < _most_probes(rtol)
 
 
-def _primate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
+def _primate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float, bool]:
     from primate.estimators import ConfidenceCriterion, CountCriterion  # type: ignore[import-not-found]
     from primate.operators import matrix_function  # type: ignore[import-not-found]
     from primate.trace import hutch  # type: ignore[import-not-found]
@@ -48,16 +50,20 @@ def _primate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float]:
         return A @ x
 
     counted = scipy.sparse.linalg.LinearOperator(A.shape, matvec=multiply, dtype=A.dtype)
-    until = ConfidenceCriterion(rtol=rtol, atol=0.0) | CountCriterion(count=_most_probes(rtol))
+    most = _most_probes(rtol)
+    until = ConfidenceCriterion(rtol=rtol, atol=0.0) | CountCriterion(count=most)
     try:
         with np.errstate(invalid="raise", divide="raise"):  # NaN would keep it running for ever
             value = hutch(matrix_function(counted, fun=np.log), converge=until, seed=seed)
     except FloatingPointError:  # the logarithm of a node that is not positive
-        return np.nan, float(products)
-    return float(np.squeeze(value)), float(products)
+        return np.nan, float(products), False
+    return float(np.squeeze(value)), float(products), products < 20 * most  # 20 steps are its default
 
 
-_KNOWN: dict[str, Callable[[np.ndarray, float, int], tuple[float, float]]] = {"imate": _imate, "primate": _primate}
+_KNOWN: dict[str, Callable[[np.ndarray, float, int], tuple[float, float, bool]]] = {
+    "imate": _imate,
+    "primate": _primate,
+}
 PEERS = {name: run for name, run in _KNOWN.items() if find_spec(name) is not None}
 
 if missing := _KNOWN.keys() - PEERS.keys():
