@@ -194,6 +194,8 @@ class _Search:
         )
         if probe.exact.all():
             return True
+        if steps < self._least_steps:  # that the probes before showed to be too few, whatever this one would say
+            return False
         estimate, _ = self._question(probe)
         if np.isinf(estimate.value):
             return True
@@ -201,8 +203,6 @@ class _Search:
         self._forecast = int(min(probes * steps, self._limit))
         if self._exact_is_cheaper(probes * steps):
             return True
-        if steps < self._least_steps:
-            return False
         return bool(estimate.truncation <= _SHARE * self._tolerance.allowed(estimate))
 
     def _is_met(self, estimate: Estimate, said: list[SlqWarning], measure: SpectralMeasure) -> bool:

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-__all__ = ["Clusters", "clusters", "deflated_weights", "exact_nodes"]
+__all__ = ["SEPARATION", "Clusters", "clusters", "deflated_weights", "exact_nodes"]
 
 # A Ritz vector lies within residual/gap of an eigenspace, so that its eigenvalue carries all but the square of that of
 # its mass. Measured on a network's Hessian (n = 15,910, 400 and 800 products): 0.1 to 0.01 give equal errors, 0.001
 # leaves converged nodes out, and residuals of 1e-3 of the norm without regard to gaps are catastrophic.
-_SEPARATION = 0.03
+SEPARATION = 0.03
 
 # How often the masses of what is taken for eigenvalues, each alone or all together, may be as large by chance. The
 # copies that a block run finds tell more, so that there, masses are only to warn of the unforeseen.
@@ -45,7 +45,7 @@ def clusters(nodes: np.ndarray, residuals: np.ndarray, rounding: float) -> Clust
     reach = np.maximum.reduceat(radius, first)
     below = nodes[first] - np.concatenate([[-np.inf], np.maximum.accumulate(nodes[last] + reach)[:-1]])
     above = np.concatenate([np.minimum.accumulate((nodes[first] - reach)[::-1])[-2::-1], [np.inf]]) - nodes[last]
-    return Clusters(labels, (reach <= _SEPARATION * np.minimum(below, above))[labels])
+    return Clusters(labels, (reach <= SEPARATION * np.minimum(below, above))[labels])
 
 
 def exact_nodes(
@@ -99,7 +99,7 @@ def _near(nodes: np.ndarray, values: np.ndarray, distance: float) -> np.ndarray:
 def _without_multiple(
     exact: np.ndarray, nodes: np.ndarray, masses: np.ndarray, rounding: float, per_probe: int, chance: float
 ) -> np.ndarray:
-    """`exact` without what has more mass than its number of copies explains: n times it is χ² on random probes."""
+    """`exact` without what some probes lack, or has more mass than its number of copies explains (n times: χ²)."""
     values = np.sort(nodes[exact])
     if not values.size:
         return exact
@@ -107,9 +107,10 @@ def _without_multiple(
     for group in np.split(values, np.flatnonzero(np.diff(values) > 2 * rounding) + 1):
         same = exact & (nodes >= group[0] - rounding) & (nodes <= group[-1] + rounding)
         mass, copies = float(masses[same].sum()), per_probe * int(same.sum())
-        if mass > stats.chi2.isf(chance, copies):
+        # What some probes have not found has little mass in them: an exact one in the others would bias the mean.
+        if mass > stats.chi2.isf(chance, copies) or not same.any(axis=1).all():
             kept &= ~same
-        elif 2 * same.any(axis=1).sum() >= len(same):  # what few probes found, those found that saw much of it
+        else:
             total, freedom = total + mass, freedom + copies
     if freedom and total > stats.chi2.isf(chance, freedom):
         return np.zeros_like(exact)

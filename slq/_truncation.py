@@ -34,6 +34,7 @@ ESTIMATED, NESTED = "bracket with an estimated end", "nested difference"
 # sums with a bias below a fiftieth of a standard error 9 % are called unconverged (2 % by the change alone). Chosen on
 # these seeds; on fresh ones, and on five other spectra, the same (docs/theory-errors.md).
 _SPREAD, _BEFORE, _GEOMETRIC = 2.0, 3.0, 5.0
+_SINGLE = 10  # steps, of which a fifth is more than one
 
 
 class Truncation(NamedTuple):
@@ -130,7 +131,7 @@ def nested(measure: Coefficients, forms: np.ndarray, forms_of: Callable[[Coeffic
     """What the mean of the forms changes by when a fifth of the steps is dropped, and what that leaves to come.
 
     The largest of: the change, with its own sampling error, since it may vanish by chance; the change before that, up
-    to three times; what follows in a geometric sequence with these two, up to five times.
+    to three times (in full below ten steps); what follows in a geometric sequence with these two, up to five times.
     """
     shorter = measure.shorter
     if shorter is None:
@@ -143,7 +144,9 @@ def nested(measure: Coefficients, forms: np.ndarray, forms_of: Callable[[Coeffic
     before = _size(steps_before)
     to_come = change / (before / change - 1) if before > change else np.inf
     last_but_one = abs(float(steps_before.mean()))
-    return max(change, min(last_but_one, _BEFORE * change), min(to_come, _GEOMETRIC * change))
+    # Of single steps, one can be idle: odd ones add nothing to |t| on a symmetric spectrum.
+    most = _BEFORE * change if measure.num_steps >= _SINGLE else np.inf
+    return max(change, min(last_but_one, most), min(to_come, _GEOMETRIC * change))
 
 
 def _size(changes: np.ndarray) -> float:
