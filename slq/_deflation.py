@@ -107,10 +107,12 @@ def _without_multiple(
     for group in np.split(values, np.flatnonzero(np.diff(values) > 2 * rounding) + 1):
         same = exact & (nodes >= group[0] - rounding) & (nodes <= group[-1] + rounding)
         mass, copies = float(masses[same].sum()), per_probe * int(same.sum())
+        found_by = same.any(axis=1)
+        too_much = mass > stats.chi2.isf(chance, copies)
         # What some probes have not found has little mass in them: an exact one in the others would bias the mean.
-        if mass > stats.chi2.isf(chance, copies) or not same.any(axis=1).all():
+        if too_much or not found_by.all():
             kept &= ~same
-        else:
+        if not too_much and 2 * found_by.sum() >= len(same):
             total, freedom = total + mass, freedom + copies
     if freedom and total > stats.chi2.isf(chance, freedom):
         return np.zeros_like(exact)

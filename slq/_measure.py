@@ -73,8 +73,8 @@ class SpectralMeasure(Answers):
         -----
         Guards: the residual of a node must be below 3 % of its gap to whatever its neighbours may be, and its mass
         within what random probes show of eigenvalues of its multiplicity in 99.9 % of all cases (χ²); likewise the
-        masses of all together, beyond which nothing is deflated. What some of the probes have not found stays random in
-        all: they are those that see little of it. The b probes of a block
+        masses of all that half of the probes have found, beyond which nothing is deflated. What some of the probes have
+        not found stays random in all: they are those that see little of it. The b probes of a block
         run have up to b copies of a multiple eigenvalue; with b copies there may be more, and it is left alone.
         Independent probes see one copy only: a few double eigenvalues among many simple ones pass for simple ones with
         few probes (with 10, 92 % of them; with 50, 17 %).

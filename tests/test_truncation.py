@@ -180,10 +180,12 @@ def test_what_remains_follows_the_last_changes():
     class Steps:
         def __init__(self, m):
             self.m, self.shorter = m, Steps(m - 1) if m > 1 else None
+            self.num_steps = steps
 
     def error(values, m=3):
         return nested(Steps(m), np.array(values[-1]), lambda part: np.array(values[part.m - 1]))
 
+    steps = 10
     halving = [forms[1], forms[2], forms[3]]  # changes 1, 1/2: 1/2 to come, and up to the change before
     assert error(halving) == pytest.approx(1.0)
     slow = [[0.0], [10.0], [18.0]]  # a ratio of 0.8: 32 to come
@@ -192,6 +194,8 @@ def test_what_remains_follows_the_last_changes():
     assert error(growing) == pytest.approx(10.0)
     fast = [[0.0], [1.0], [1.001]]  # three times the change: it may be small by chance
     assert error(fast) == pytest.approx(0.003)
+    steps = 9  # the changes are those of single steps, one of which may be idle
+    assert error(fast) == pytest.approx(1.0)
     assert error([[1.0], [1.0], [1.0]]) == 0.0
     chance = [[0.0, 0.0], [0.0, 0.0], [1.0, -1.0]]  # a mean change of zero, a standard error of one
     assert error(chance) == pytest.approx(10.0)
