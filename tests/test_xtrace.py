@@ -100,12 +100,12 @@ def z_and_hits(operator, exact, products, seeds):
 @pytest.mark.parametrize("products", [16, 60])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_intervals_hold_their_level(name, products):
-    """The least coverage measured over 1000 seeds is 93 %; of 200, fewer hits than that allows in 1e-5 of such runs."""
+    """The least coverage measured over 1000 seeds is 91.8 %; with 91.5 %, so few hits of 200 have a chance of 1e-5."""
     spectrum = SPECTRA[name]
     errors, bars, hits = z_and_hits(diagonal(spectrum), spectrum.sum(), products, 200)
     assert abs(errors.mean()) <= 4 * errors.std() / np.sqrt(200)  # unbiased
-    assert stats.binom.cdf(hits.sum(), 200, 0.93) > 1e-5
-    # Root mean squares, measured over 1000 seeds: 1.0 to 1.6; 200 seeds know them to about a tenth each.
+    assert stats.binom.cdf(hits.sum(), 200, 0.915) > 1e-5
+    # Root mean squares, measured over 1000 seeds: 1.05 to 1.48; 200 seeds know them to about a tenth each.
     assert 0.8 < np.sqrt(np.mean(bars**2) / np.mean(errors**2)) < 2.0
 
 
@@ -121,7 +121,7 @@ def test_complex_hermitian_traces_are_unbiased():
     matrix = problem(uniform(40), dtype=complex).matrix
     errors, _, hits = z_and_hits(matrix, uniform(40).sum(), 10, 200)
     assert abs(errors.mean()) <= 4 * errors.std() / np.sqrt(200)
-    assert stats.binom.cdf(hits.sum(), 200, 0.93) > 1e-5
+    assert stats.binom.cdf(hits.sum(), 200, 0.915) > 1e-5
 
 
 def test_the_inner_product_of_the_operator_is_used():
@@ -129,7 +129,7 @@ def test_the_inner_product_of_the_operator_is_used():
     operator, exact = slq.generalized(matrix, d), (np.diag(matrix) / d).sum()
     errors, _, hits = z_and_hits(operator, exact, 10, 200)
     assert abs(errors.mean()) <= 4 * errors.std() / np.sqrt(200)
-    assert stats.binom.cdf(hits.sum(), 200, 0.93) > 1e-5
+    assert stats.binom.cdf(hits.sum(), 200, 0.915) > 1e-5
     assert slq.xtrace(operator, 48).value == pytest.approx(exact, rel=1e-13)
 
 
