@@ -27,6 +27,7 @@ from slq._subspaces import deflate, restrict
 from slq._sums import logdet, spectral_sum
 from slq._together import spectral_measures
 from slq._version import __version__
+from slq._xtrace import xtrace
 from slq.errors import SlqError, SlqWarning
 
 __all__ = [
@@ -79,4 +80,5 @@ __all__ = [
     "sphere",
     "steinhaus",
     "to_scipy",
+    "xtrace",
 ]

@@ -7,20 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slq import _checks
-from slq._arrays import Array, from_host, is_array, is_complex, matmul, namespace, sum_wide
+from slq._arrays import Array, is_array, is_complex, namespace
 from slq._basis import Storage, storage_for
 from slq._lanczos import start
 from slq._operators import aslinearoperator
+from slq._orthonormal import gram, orthonormal, without
 from slq._products import Products, complexified
 from slq._source import count
 from slq._vectors import breakdown
 from slq.errors import NonFiniteError, ProductError
 
 __all__ = ["BlockTridiagonal", "block_lanczos", "run_block"]
-
-_TINY = float(np.finfo(np.float64).tiny)
-_SLICE = 1 << 16  # coordinates whose products are summed in the precision of the vectors; those sums add up in float64
-_ROUNDS = 4  # of orthonormalisation, at most: each divides the condition by 1/√eps, so that three are enough
 
 
 class BlockTridiagonal(NamedTuple):
@@ -195,7 +192,7 @@ class _Run:
         alpha = self._read(components)
         if self._check:
             self._judge(alpha, w)
-        return _without(w, components, block), alpha
+        return without(w, components, block), alpha
 
     def _judge(self, alpha: np.ndarray, w: Array) -> None:
         """Compare Qᴴ A Q with its adjoint, and the part along the block before with β: equal if A is Hermitian."""
@@ -214,32 +211,18 @@ class _Run:
 
         Directions in which no more than rounding of `scale` was left are not among them.
         """
-        coordinates = np.eye(w.shape[0])
-        floor = 8 * w.shape[0] * float(namespace(w).finfo(w.dtype).eps)
-        for done in range(_ROUNDS):
+
+        def project(w: Array) -> Array:
             for rows in reversed(self._blocks):
                 wide = self._storage.widen(rows, w)
-                w = _without(w, self._gram(wide, w), wide)
-            squares, vectors, unit = _eigh(self._read(self._gram(w, w)))
-            raised = unit * np.sqrt(np.maximum(squares, floor * max(squares[-1], _TINY)))
-            coordinates = raised[:, None] * (vectors.conj().T @ coordinates)
-            kept = np.linalg.norm(coordinates, axis=1) > self._rounding * scale
-            coordinates = coordinates[kept]
-            w = matmul(from_host(np.ascontiguousarray((vectors / raised).T[kept]), w), w)
-            if not kept.any() or (done and unit**2 * squares.min(where=kept, initial=1.0) > 0.5):
-                break
-        return w, coordinates
+                w = without(w, self._gram(wide, w), wide)
+            return w
+
+        return orthonormal(w, self._rounding * scale, lambda x: self._read(self._gram(x, x)), project)
 
     def _gram(self, x: Array, y: Array) -> Array:
         """All ⟨xᵢ, yⱼ⟩."""
-        xp = namespace(x)
-        if self._own_dot is not None:
-            return xp.stack([self._own_dot(x, y[j, ...][None, :]) for j in range(y.shape[0])], axis=-1)
-        conj = xp.conj(x) if is_complex(x) else x
-        n = x.shape[1]
-        slices = [slice(low, min(low + _SLICE, n)) for low in range(0, n, _SLICE)]
-        parts = [matmul(conj[:, s], xp.matrix_transpose(y[:, s])) for s in slices]
-        return parts[0] if len(parts) == 1 else sum_wide(xp.stack(parts))
+        return gram(x, y, self._own_dot)
 
     def _read(self, small: Array) -> np.ndarray:
         """A small matrix on the host, in double precision; raises if it is not finite."""
@@ -270,20 +253,6 @@ class _Run:
     def basis(self) -> Array:
         """The Lanczos vectors as they are stored: (M, n)."""
         return namespace(self._blocks[0]).concat(self._blocks)
-
-
-def _without(w: Array, components: Array, rows: Array) -> Array:
-    """Row i of `w` minus Σᵣ components[r, i] rows[r]."""
-    xp = namespace(w)
-    return w - matmul(xp.astype(xp.matrix_transpose(components), w.dtype), rows)
-
-
-def _eigh(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Eigenvalues and vectors of a Gram matrix over 4ᵉ, and 2ᵉ: of order one, so that scales change no bit of them."""
-    unit = 2.0 ** (int(np.frexp(np.abs(gram).max())[1]) // 2)
-    gram = gram / unit**2
-    squares, vectors = np.linalg.eigh((gram + gram.conj().T) / 2)
-    return squares, vectors, unit
 
 
 def _norm(block: np.ndarray) -> float:

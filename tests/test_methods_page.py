@@ -1,7 +1,6 @@
 """benchmarks/methods.py, which writes docs/methods.md."""
 
 import numpy as np
-import pytest
 
 from benchmarks import methods
 
@@ -18,11 +17,10 @@ def test_the_page_has_every_question_spectrum_and_method():
     assert {cell for row in rows if row[0] == "spectrum" for cell in row[1:]} == set(methods.METHODS)
 
 
-@pytest.mark.parametrize("estimator", [methods.xtrace, methods.hutch])
-def test_peers_are_unbiased(estimator):
+def test_the_peer_is_unbiased():
     """The mean of 4000 estimates within 4 of its standard errors."""
     spectrum, draw = 1 / np.arange(1.0, 61.0), np.random.default_rng(0)
-    found = np.array([estimator(spectrum, 10, draw) for _ in range(4000)])
+    found = np.array([methods.hutch(spectrum, 10, draw) for _ in range(4000)])
     assert abs(found.mean() - spectrum.sum()) <= 4 * found.std() / np.sqrt(4000)
 
 
