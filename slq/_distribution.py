@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from slq._coefficients import Coefficients
+from slq._deflation import clusters
 from slq._estimate import Estimate
 from slq._questions import nested_difference
 from slq._truncation import EXACT, INTERLACING, NESTED
@@ -175,9 +176,38 @@ def quantile(measure: Coefficients, q: Any) -> Estimate:
 
 
 def _inverse_cdf(measure: Coefficients, q: np.ndarray) -> np.ndarray:
-    used = measure.weights > 0
-    order = np.argsort(measure.nodes[used])
-    nodes, sums = measure.nodes[used][order], measure.weights[used][order].cumsum()
+    """Where the mean of the probes' distribution functions reaches q, each as `_rise` draws it."""
+    x = np.unique(measure.nodes[measure.weights > 0])
+    sides = np.mean([_rise(measure, row, x) for row in range(measure.num_probes)], axis=0)
+    points, heights = np.repeat(x, 2), np.maximum.accumulate(sides.T.ravel())
     # A sum that falls short of q by rounding alone has reached it.
-    position = np.searchsorted(sums / sums[-1] + 1e-14, np.clip(q, 0.0, 1.0))
-    return nodes[np.minimum(position, nodes.size - 1)]
+    above = np.minimum(np.searchsorted(heights + 1e-14, np.clip(q, 0.0, 1.0)), points.size - 1)
+    below = np.maximum(above - 1, 0)
+    rise = heights[above] - heights[below]
+    part = np.clip((q - heights[below]) / np.where(rise > 0, rise, 1.0), 0.0, 1.0)
+    return points[below] + part * (points[above] - points[below])
+
+
+def _rise(measure: Coefficients, row: int, x: np.ndarray) -> np.ndarray:
+    """The distribution function of a probe just below and at the points x: (2, g).
+
+    It leaps at nodes that are eigenvalues, or hold twice what both neighbours do, and is linear between the middles of
+    the leaps at others: what a Gauss rule stands for passes through each of its leaps (they interlace), near the middle
+    where the spectrum is smooth.
+    """
+    used = measure.weights[row] > 0
+    nodes, weights = measure.nodes[row, used], measure.weights[row, used]
+    beside = np.convolve(weights, [1.0, 0.0, 1.0])[1:-1]
+    leaps = clusters(nodes, measure.residuals[row, used], measure.rounding).converged | (weights > 2 * beside)
+    sums = _sums(weights)
+    middles = (sums[:-1] + sums[1:]) / 2
+    below, upto = np.where(leaps, sums[:-1], middles), np.where(leaps, sums[1:], middles)
+    below[0], upto[-1] = 0.0, 1.0
+    at = np.searchsorted(nodes, x)
+    left, right = np.maximum(at - 1, 0), np.minimum(at, nodes.size - 1)
+    gap = nodes[right] - nodes[left]
+    part = np.clip((x - nodes[left]) / np.where(gap > 0, gap, 1.0), 0.0, 1.0)
+    between = upto[left] + part * (below[right] - upto[left])
+    between = np.where(x < nodes[0], 0.0, np.where(x > nodes[-1], 1.0, between))
+    here = nodes[right] == x
+    return np.stack([np.where(here, below[right], between), np.where(here, upto[right], between)])
