@@ -101,7 +101,7 @@ def test_quantiles_invert_the_distribution_function():
 
 
 def test_quantiles_of_smooth_spectra_lie_between_the_nodes():
-    # The nodes are 1/60 apart: the median of a uniform spectrum is known better than that, and not taken for one of them.
+    # The nodes are 1/60 apart; where the median of a uniform spectrum lies between them is known better than that.
     eigenvalues = np.linspace(0, 1, 4001)
     A = slq.aslinearoperator(lambda x: x * eigenvalues, like=eigenvalues, batched=True)
     for q in (0.21, 0.5, 0.77):
