@@ -44,6 +44,7 @@ def exact(A, derivative, matrices):
     return np.array([np.trace(slope @ dA).real for dA in matrices])
 
 
+@pytest.mark.filterwarnings("ignore::slq.errors.HeavyTailWarning")
 @pytest.mark.parametrize("reorthogonalize", [False, True])
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -28,6 +28,7 @@ def by_hand(given, f, seed=0):
     return known + (n - 6) * np.einsum("ij,jk,ik->i", x.conj(), matrix, x).real.mean()
 
 
+@pytest.mark.filterwarnings("ignore::slq.errors.HeavyTailWarning")
 @pytest.mark.parametrize("dtype", [float, complex])
 def test_the_sum_is_the_formula_of_the_papers(dtype):
     given = problem(uniform(24), dtype=dtype)

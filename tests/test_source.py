@@ -45,6 +45,7 @@ def test_probes_that_depend_on_each_other_get_no_error_bar(sampler, message):
     assert "± ?" in str(estimate)
 
 
+@pytest.mark.filterwarnings("ignore::slq.errors.HeavyTailWarning")
 def test_probes_that_depend_on_each_other_are_found_on_every_library(xp):
     matrix = xp.asarray(A.matrix)
     with pytest.warns(DependentProbesWarning, match="probes 0 and 1 are the same"):

@@ -79,8 +79,8 @@ def h33(xp: Library) -> Iterator[Outcome]:
             PrecisionWarning, cause_of_inverse, "Add a shift", True, 0.0, lambda f=inverse: math.isinf(f().rounding)
         )
         shifted = slq.shift(xp.asarray(exact.matrix), 1.0)
-        logdet = partial(slq.logdet, shifted, num_steps=N, num_probes=12)
-        yield right(on_sphere(exact, np.log1p, 12), ROUNDING, lambda f=logdet: f().value)
+        logdet = partial(slq.logdet, shifted, num_steps=N, num_probes=30)
+        yield right(on_sphere(exact, np.log1p, 30), ROUNDING, lambda f=logdet: f().value)
 
 
 @row(

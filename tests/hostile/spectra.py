@@ -170,8 +170,8 @@ def h29(xp: Library) -> Iterator[Outcome]:
 )
 def h30(xp: Library) -> Iterator[Outcome]:
     exact = problem(np.append(uniform(N - 4), [1e20, 2e20, 3e20, 4e20]))
-    found = measured(xp, xp.asarray(exact.matrix), num_probes=12)
-    yield right(on_sphere(exact, lambda t: t, 12), ROUNDING, lambda: float(found.trace()))
+    found = measured(xp, xp.asarray(exact.matrix), num_probes=30)
+    yield right(on_sphere(exact, lambda t: t, 30), ROUNDING, lambda: float(found.trace()))
 
     def small(t: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.abs(t))
