@@ -125,7 +125,7 @@ def eigenpairs(
     follows, until one finds nothing that belongs among the k. It may end when
     ∏ βᵢ / ∏ (t − θᵢ), over all its steps and all Ritz values that it has had or dropped, is so small that the b of a
     missed eigenvector, with an eigenvalue beyond t = λ_k + tol ‖A‖, had a probability below 10⁻⁴: as
-    χ(A) b = ∏ βᵢ v for a unit vector v and the polynomial χ of the θᵢ, ∏ βᵢ / χ(t) bounds |⟨u, b⟩|.
+    χ(A) b = ∏ βᵢ v for a unit vector v and the polynomial χ of the θᵢ, ∏ βᵢ / χ(t) bounds abs(⟨u, b⟩).
     (Of an operator with an inner product of its own, the probability may be √cond times as large.)
 
     The residuals are recomputed at the end, which takes k of the products: the recurrence knows them up to components
