@@ -123,8 +123,8 @@ def from_tridiagonals(
     --------
     >>> import numpy as np
     >>> T = np.diag([2.0, 3.0]) + np.diag([1.0], 1) + np.diag([1.0], -1)
-    >>> print(f"{from_tridiagonals(T, 50, sampler='gaussian').trace().value:.6g}")
-    100
+    >>> print(f"{from_tridiagonals(T, 50, sampler='gaussian').moment(1).value:.6g}")  # the mean eigenvalue
+    2
     """
     eps = _checked(sampler, n, dtype)
     is_list = isinstance(T, list | tuple) and (len(T) == 0 or isinstance(T[0], str | os.PathLike) or np.ndim(T[0]) > 1)
