@@ -19,7 +19,7 @@ def _most_probes(rtol: float) -> int:
 
 
 def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float, bool]:
-    import imate  # type: ignore[import-not-found]
+    import imate
 
     value, info = imate.logdet(
         A,
@@ -38,9 +38,9 @@ def _imate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float, bool]:
 
 
 def _primate(A: np.ndarray, rtol: float, seed: int) -> tuple[float, float, bool]:
-    from primate.estimators import ConfidenceCriterion, CountCriterion  # type: ignore[import-not-found]
-    from primate.operators import matrix_function  # type: ignore[import-not-found]
-    from primate.trace import hutch  # type: ignore[import-not-found]
+    from primate.estimators import ConfidenceCriterion, CountCriterion
+    from primate.operators import matrix_function
+    from primate.trace import hutch
 
     products = 0
 

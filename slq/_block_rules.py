@@ -30,7 +30,7 @@ def block_rules(start: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> tuple
     for g, (theta, weight, residual) in enumerate(rules):
         nodes[g], nodes[g, :, : len(theta)] = theta[-1], theta
         weights[g, :, : len(theta)], residuals[g, :, : len(theta)] = weight, residual
-    return tuple(x.reshape(-1, width) for x in (nodes, weights, residuals))  # type: ignore[return-value]
+    return nodes.reshape(-1, width), weights.reshape(-1, width), residuals.reshape(-1, width)
 
 
 def leading_rule(

@@ -103,11 +103,13 @@ def test_graded_spectra_stay_orthogonal():
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "host"])
 def test_a_narrow_basis_gives_nearly_the_same(xp, kind):
-    if xp.name in ("array_api_strict",) and kind == "bfloat16":
-        pytest.skip("array_api_strict has no bfloat16")
+    if xp.name == "array_api_strict" and kind == "bfloat16":
+        with pytest.raises(RequestError, match="array_api_strict has no bfloat16"):
+            slq.block_lanczos(xp.asarray(A.matrix), xp.asarray(V), STEPS, basis_dtype=kind)
+        return
     run = slq.block_lanczos(xp.asarray(A.matrix), xp.asarray(V), STEPS, basis_dtype=kind)
     expected = slq.block_lanczos(A.matrix, V, STEPS)
-    atol = {"float32": 1e-6, "bfloat16": 3e-2, "host": 1e-12}[kind]  # measured: a tenth of these
+    atol = {"float32": 1e-7, "bfloat16": 1e-2, "host": 1e-12}[kind]  # measured: 1.4e-8, 9e-4 and 0
     both = [np.linalg.eigvalsh(projected(x)) for x in (run, expected)]
     np.testing.assert_allclose(*both, atol=atol)
 

@@ -46,7 +46,7 @@ def test_its_quadrature_is_better_for_the_same_products():
         np.abs(m.quadratic_forms(np.log) - exact).max()
         for m in (block_measure(), slq.spectral_measure(A.matrix, num_probes=K, num_steps=M))
     ]
-    assert errors[0] < errors[1] / 3  # measured: a twentieth
+    assert errors[0] < errors[1] / 30  # measured: a ninetieth
 
 
 def test_batches_are_blocks_of_their_own():

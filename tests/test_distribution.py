@@ -118,7 +118,7 @@ def test_quantiles_keep_atoms():
     eigenvalues = np.concatenate([np.linspace(-1, 1, 600), np.zeros(400), [5.0]])
     A = slq.aslinearoperator(lambda x: x * eigenvalues, like=eigenvalues, batched=True)
     m = slq.spectral_measure(A, num_probes=6, num_steps=40, check=False)
-    np.testing.assert_allclose(m.quantile([0.4, 0.5, 0.6]).value, 0.0, atol=1e-3)  # measured: 2e-4
+    np.testing.assert_allclose(m.quantile([0.4, 0.5, 0.6]).value, 0.0, atol=1e-3)  # measured: 6e-4
     assert m.quantile(1.0).value == pytest.approx(5.0)
 
 
