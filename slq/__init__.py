@@ -12,6 +12,7 @@ from slq._generalized import generalized
 from slq._golub_kahan import Bidiagonal, golub_kahan
 from slq._gradients import SpectralSumGradient, spectral_sum_gradient
 from slq._gram import gram
+from slq._history import Series, SpectralHistory
 from slq._imported import from_quadrature, from_tridiagonals
 from slq._lanczos import Tridiagonal, lanczos
 from slq._measure import SpectralMeasure, concatenate
@@ -26,6 +27,7 @@ from slq._slq import memory_forecast, spectral_measure
 from slq._subspaces import deflate, restrict
 from slq._sums import logdet, spectral_sum
 from slq._together import spectral_measures
+from slq._tracker import Forecast, Tracker
 from slq._version import __version__
 from slq._xtrace import xtrace
 from slq.errors import SlqError, SlqWarning
@@ -37,12 +39,16 @@ __all__ = [
     "Difference",
     "Eigenpairs",
     "Estimate",
+    "Forecast",
     "LinearOperator",
     "Outliers",
+    "Series",
     "SlqError",
     "SlqWarning",
+    "SpectralHistory",
     "SpectralMeasure",
     "SpectralSumGradient",
+    "Tracker",
     "Tridiagonal",
     "__version__",
     "add",
